@@ -1,0 +1,386 @@
+"""The vocabulary of Hyperlane as plain frozen data: epochs, rows, plans, requests, events.
+
+Imports nothing of ours and knows no socket, clock, engine or file. `docs/architecture.md` defines every word.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NewType, Protocol
+
+HeadId = NewType("HeadId", bytes)
+"""16 random bytes that name a head; made at its first start and kept."""
+
+TokenId = NewType("TokenId", int)
+"""An index into a model's vocabulary."""
+
+CANDIDATES_K = 64
+"""How many of the largest logits the last stage returns for a wanted position unless the row asks for another number."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Epoch:
+    """The number of a plan. `counter` is 64 bits and never goes back for one head, restarts included."""
+
+    head: HeadId
+    counter: int
+
+
+class Precision(enum.StrEnum):
+    """How hidden states are packed on a link for a whole epoch."""
+
+    RAW = "raw"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class ElementType(enum.StrEnum):
+    """An engine's own activation type: what a `raw` link carries."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one value."""
+        return 4 if self is ElementType.F32 else 2
+
+
+# --- what a model is -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RopeFacts:
+    """Rotary embedding of one kind of layer. `dims` of a head's values are rotated, pairs taken half a head apart.
+
+    `factors`: one divisor per rotated pair (Llama 3's `rope_freqs`), empty for none. `scale`: linear position scale.
+    """
+
+    theta: float
+    dims: int
+    scale: float = 1.0
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """All that a stage's graph, a plan and a tokenizer need to know of a model, apart from its weights.
+
+    `fingerprint` identifies the content (hex SHA-256 over metadata and tensor table): a worker's copy is the same
+    model exactly when it is equal. `window` is the number of positions a local layer sees (0: all layers are
+    global); `global_every` says that layer i is global when (i + 1) % global_every == 0.
+    """
+
+    name: str
+    family: str
+    fingerprint: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context: int
+    rms_eps: float
+    rope: RopeFacts
+    tied_output: bool
+    window: int = 0
+    global_every: int = 0
+    rope_local: RopeFacts | None = None
+    attention_scale: float = 0.0
+    embedding_scale: float = 1.0
+    logit_softcap: float = 0.0
+    attention_softcap: float = 0.0
+
+
+# --- frames --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's share of a step frame: `count` tokens at positions `start` … of KV slot `slot`.
+
+    A start below what the slot holds overwrites the KV entries there: that is rollback, and it is exact.
+    `want`: ascending offsets (0 ≤ offset < count) of the tokens whose next-token candidates are asked for.
+    `top_k`: how many candidates for each. `extra_ids`: tokens whose logits are asked for besides.
+    `temperature`: the last stage also returns the log-sum-exp of logits / temperature (1.0 for greedy).
+    `whole_logits`: the answer to the wanted positions is the whole logit vector, in a LOGITS frame's payload.
+    """
+
+    slot: int
+    start: int
+    count: int
+    want: tuple[int, ...] = ()
+    top_k: int = CANDIDATES_K
+    extra_ids: tuple[int, ...] = ()
+    temperature: float = 1.0
+    whole_logits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """What one stage says of one frame, in microseconds of its own clock; the head needs no common clock.
+
+    `waited_us`: from being ready to receive until the frame's header was there. `computed_us`: engine time.
+    `overhead_us`: everything else between the header's arrival and the start of the send.
+    `previous_send_us`: how long sending the frame before this one took. `sent_bytes`: of the frame being passed on.
+    """
+
+    stage: int
+    waited_us: int
+    computed_us: int
+    overhead_us: int
+    previous_send_us: int
+    sent_bytes: int
+
+
+# --- plans ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where a TCP port is reached. Prints as HOST:PORT, IPv6 hosts in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read HOST:PORT or [IPV6]:PORT.
+
+        Raises:
+            ValueError: the text has no port, or the port is not within 0 … 65535.
+        """
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"'{text}' is not HOST:PORT; write for instance 192.168.1.20:7420 or [fe80::1]:7420")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"'{text}': write an IPv6 address in brackets, as [{host}]:{port}")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker says of itself (Describe). Memory in bytes, measured at the time of asking."""
+
+    name: str
+    control: Address
+    data: Address
+    device: str
+    provider: str
+    threads: int
+    memory_total: int
+    memory_free: int
+    element: ElementType
+    hyperlane_version: str
+    protocol: int
+    runtime_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRange:
+    """Layers `first` … `last` − 1 of a model."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a plan and the bytes it was counted with."""
+
+    index: int
+    worker: WorkerFacts
+    layers: LayerRange
+    weight_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ordered stages, the precision of each of the P + 1 links of the ring, KV slots and context (tokens a slot)."""
+
+    model: ModelFacts
+    stages: tuple[StagePlan, ...]
+    slots: int
+    context: int
+    precisions: tuple[Precision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """All that a worker needs to build one stage: what Load carries, with the weights' whereabouts beside it."""
+
+    model: ModelFacts
+    epoch: Epoch
+    index: int
+    stages: int
+    layers: LayerRange
+    slots: int
+    context: int
+    threads: int
+    max_step_tokens: int
+    precision_in: Precision = Precision.RAW
+    precision_out: Precision = Precision.RAW
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage embeds token ids."""
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage projects to the vocabulary."""
+        return self.index == self.stages - 1
+
+
+# --- requests ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is picked; the defaults are the OpenAI API's, `temperature` 0 is greedy.
+
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch a filter off. `logit_bias`: (token, bias) pairs.
+    `logprobs`: None for none, else how many alternatives to report beside the chosen token (0 … 20).
+    `seed`: None draws one; the same seed, request and plan give the same tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. `max_tokens` None: until the context is full. `stop`: strings that end the answer."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class FinishReason(enum.StrEnum):
+    """Why a request ended without error."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its text's bytes and its log-probability under the model (temperature 1, before penalties)."""
+
+    token: int
+    text: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """A generated token's log-probability with the alternatives that were asked for, best first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer: never half a character, never part of a stop string. `text` may be empty."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenChoice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimings:
+    """Seconds: waiting for a slot, from submission to the first token (TTFT), and from the first token to the last."""
+
+    queued_s: float
+    ttft_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a request that was served."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: RequestTimings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a request that could not be served; `error` is one of `hyperlane.errors`."""
+
+    error: Exception
+
+
+Event = TextDelta | Finished | Failed
+
+
+# --- seams that several rooms share --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """Bytes that one layer, the embedding and the output projection take on a device, as the planner counts them."""
+
+    layer_weights: tuple[int, ...]
+    embedding: int
+    output: int
+    kv_per_layer: int
+    workspace: int
+
+
+class Planner(Protocol):
+    """Facts in, plan out; pure. `node` hands one to the head."""
+
+    def plan(
+        self, model: ModelFacts, workers: Sequence[WorkerFacts], cost: StageCost, slots: int, context: int
+    ) -> Plan:
+        """Place every layer of the model on the workers.
+
+        Raises:
+            DoesNotFit: the message says which bytes are missing where and what would make it fit.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""What a model is: facts, files, tensors, tokenizer, chat template, catalogue. Knows no graph and no network but a download."""

@@ -1,0 +1,52 @@
+"""The seam between a stage and what computes it. One Protocol, real and fake engines, one conformance suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hyperlane.core import ElementType, Row
+
+
+class Engine(Protocol):
+    """Weights and KV arena of one stage on one device. Used by one thread; runs one step at a time.
+
+    The first stage takes int32 token ids, every other one packed hidden states; the last stage returns candidates
+    (`hyperlane.wire.candidates` has the layout) or whole logits, every other one packed hidden states.
+    """
+
+    @property
+    def element(self) -> ElementType:
+        """The engine's own activation type: what a `raw` link carries."""
+        ...
+
+    @property
+    def private_bytes(self) -> int:
+        """Bytes of the KV arena and buffers, as counted when they were made."""
+        ...
+
+    def input_buffer(self, rows: Sequence[Row]) -> memoryview:
+        """Writable bytes that the payload of a frame with these rows must be received into, exactly as long.
+
+        Valid until the next call. Raises ProtocolError when the rows exceed slots, context or tokens a step.
+        """
+        ...
+
+    def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
+        """Compute the frame whose payload was received into `input_buffer(rows)`; rows may be ragged, in any order.
+
+        Returns the payload to send on, rows in frame order, valid until the next call. A row in which nothing is
+        wanted adds nothing to a last stage's payload.
+
+        Raises:
+            EngineFault: the device failed, or a value is not finite. KV entries of these rows are then undefined.
+        """
+        ...
+
+    def copy(self, source: int, destination: int, count: int) -> None:
+        """Copy the first `count` KV positions of one slot to another."""
+        ...
+
+    def close(self) -> None:
+        """Free the device's memory. Idempotent."""
+        ...
