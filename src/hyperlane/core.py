@@ -6,7 +6,7 @@ Imports nothing of ours and knows no socket, clock, engine or file. `docs/archit
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
@@ -158,6 +158,7 @@ class Address:
 
         Raises:
             ValueError: the text has no port, or the port is not within 0 … 65535.
+
         """
         host, colon, port = text.rpartition(":")
         if not colon or not host or not port.isdecimal() or int(port) > 65535:
@@ -382,5 +383,114 @@ class Planner(Protocol):
 
         Raises:
             DoesNotFit: the message says which bytes are missing where and what would make it fit.
+
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation. `role`: system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+class EventStream(Protocol):
+    """The events of one request: any number of `TextDelta`, then exactly one `Finished` or `Failed`, then the end.
+
+    Iterated once, either from a thread or from a coroutine. A reader that stops early calls `cancel`.
+    """
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    def cancel(self) -> None:
+        """End the request: its slot is free within one step. From any thread, idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """One stage of the running plan as the head sees it. Times are medians over the last steps, microseconds."""
+
+    plan: StagePlan
+    computed_us: float
+    waited_us: float
+    overhead_us: float
+    sent_bytes_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStatus:
+    """What the head knows of itself at one moment. Counters count since the start. `ready`: see `TextGenerator.ready`."""
+
+    model: str
+    ready: bool
+    plan: Plan
+    epoch: int
+    stages: tuple[StageStatus, ...]
+    queued: int
+    active: int
+    slots: int
+    requests_admitted: int
+    requests_ended: int
+    requests_refused: int
+    prompt_tokens: int
+    completion_tokens: int
+    logits_refetched: int
+    ring_us: float
+    uptime_s: float
+
+
+class TextGenerator(Protocol):
+    """What the HTTP edge, the Python API and the command line ask of a head."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    @property
+    def context(self) -> int:
+        """Tokens that a slot holds: prompt and answer together."""
+        ...
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of plain text with the model's BOS rule; special tokens inside the text are not parsed."""
+        ...
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """Token ids of a conversation, ready for the assistant's turn.
+
+        Special tokens inside message contents are not parsed.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or the template refuses the messages.
+
+        """
+        ...
+
+    def token_text(self, token: int) -> bytes:
+        """The bytes that a token stands for."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> EventStream:
+        """Queue a request.
+
+        Raises:
+            ContextLengthExceeded: the prompt leaves no room for a token, or prompt + max_tokens exceed the context.
+            InvalidRequest: a field is out of range (a token id beyond the vocabulary, an empty prompt, …).
+            Overloaded: the queue is full.
+            PipelineLost: there is no running pipeline.
+
+        """
+        ...
+
+    def status(self) -> HeadStatus: ...
+
+    def ready(self) -> bool:
+        """Whether a real token went through every stage of the running plan, and none of its links failed since."""
         ...

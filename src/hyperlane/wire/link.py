@@ -23,6 +23,7 @@ class Link(Protocol):
         Raises:
             LinkClosed: `close` or `abort` was called on this side, before or meanwhile.
             LinkBroken: the peer or the network ended the connection.
+
         """
         ...
 
@@ -35,6 +36,7 @@ class Link(Protocol):
             LinkClosed: closed or aborted on this side, or the peer sent BYE (after all frames before it).
             LinkBroken: EOF without BYE, reset, or time-out, in mid-frame or between frames.
             ProtocolError: the bytes are no frame of this link's epoch and limits; the link is closed.
+
         """
         ...
 
@@ -59,6 +61,7 @@ class Ring(Protocol):
 
         Raises:
             LinkError: as `Link.send`; frames that were queued are lost.
+
         """
         ...
 
@@ -69,6 +72,7 @@ class Ring(Protocol):
 
         Raises:
             LinkError: as `Link.recv`, after every frame that came before was returned.
+
         """
         ...
 
