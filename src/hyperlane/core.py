@@ -17,7 +17,7 @@ TokenId = NewType("TokenId", int)
 """An index into a model's vocabulary."""
 
 CANDIDATES_K = 64
-"""How many of the largest logits the last stage returns for a wanted position unless the row asks for another number."""
+"""How many of the largest logits the last stage returns for a wanted position unless the row asks otherwise."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -216,7 +216,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The ordered stages, the precision of each of the P + 1 links of the ring, KV slots and context (tokens a slot)."""
+    """The ordered stages, the precision of the P + 1 links of the ring, KV slots and context (tokens a slot)."""
 
     model: ModelFacts
     stages: tuple[StagePlan, ...]
@@ -424,7 +424,7 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
-    """What the head knows of itself at one moment. Counters count since the start. `ready`: see `TextGenerator.ready`."""
+    """What the head knows of itself now. Counters count since the start. `ready`: see `TextGenerator.ready`."""
 
     model: str
     ready: bool

@@ -1,1 +1,1 @@
-"""What a model is: facts, files, tensors, tokenizer, chat template, catalogue. Knows no graph and no network but a download."""
+"""What a model is: facts, files, tensors, tokenizer, chat template, catalogue. Knows no graph."""

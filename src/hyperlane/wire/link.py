@@ -1,4 +1,4 @@
-"""The seams of the data plane: `Link` (one FIFO connection) and `Ring` (the head's two ends). No implementation here."""
+"""The seams of the data plane: `Link` (one FIFO connection) and `Ring` (the head's two ends)."""
 
 from __future__ import annotations
 
