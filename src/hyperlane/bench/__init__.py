@@ -1,0 +1,1 @@
+"""Measurements that `hyperlane bench` and the scripts in `benchmarks/` share. Owns no figure."""

@@ -1,0 +1,103 @@
+"""Runs a workload of equal requests against a generator and times it. Knows nothing of what is behind the generator."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from dataclasses import dataclass
+
+from hyperlane.core import Failed, Finished, GenerationRequest, SamplingParams, TextDelta, TextGenerator
+
+FIRST_PLAIN_TOKEN = 300
+"""Random prompts draw ids from here on: below lie control and byte tokens in the vocabularies we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`streams` requests at once, each of `prompt_tokens` random tokens and exactly `new_tokens` greedy ones."""
+
+    prompt_tokens: int
+    new_tokens: int
+    streams: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run. `ttft_s`: median over the streams. `prefill_rate`: prompt tokens per second until every stream has its
+    first token. `decode_rate`: tokens per second of all streams while all of them decode (0 with one new token each).
+    """
+
+    ttft_s: float
+    prefill_rate: float
+    decode_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrivals:
+    """When a stream's tokens came: (seconds, how many)."""
+
+    times: tuple[tuple[float, int], ...]
+
+    @property
+    def first(self) -> float:
+        return self.times[0][0]
+
+    @property
+    def last(self) -> float:
+        return self.times[-1][0]
+
+    def within(self, after: float, until: float) -> int:
+        return sum(count for when, count in self.times if after < when <= until)
+
+
+def random_prompt(vocab: int, length: int, rng: random.Random) -> tuple[int, ...]:
+    """`length` token ids without control tokens."""
+    return tuple(rng.randrange(FIRST_PLAIN_TOKEN, vocab) for _ in range(length))
+
+
+async def _read(generator: TextGenerator, request: GenerationRequest) -> _Arrivals:
+    times = []
+    async for event in generator.submit(request):
+        match event:
+            case TextDelta(tokens=tokens) if tokens:
+                times.append((time.perf_counter(), len(tokens)))
+            case Failed(error=error):
+                raise error
+            case Finished() | TextDelta():
+                pass
+    return _Arrivals(tuple(times))
+
+
+async def _run(generator: TextGenerator, workload: Workload, rng: random.Random) -> Sample:
+    requests = [
+        GenerationRequest(
+            request_id=f"bench-{number}",
+            prompt=random_prompt(generator.facts.vocab, workload.prompt_tokens, rng),
+            sampling=SamplingParams(temperature=0.0),
+            max_tokens=workload.new_tokens,
+            ignore_eos=True,
+        )
+        for number in range(workload.streams)
+    ]
+    began = time.perf_counter()
+    streams = await asyncio.gather(*(_read(generator, request) for request in requests))
+    all_decode = max(stream.first for stream in streams)
+    first_ends = min(stream.last for stream in streams)
+    decoded = sum(stream.within(all_decode, first_ends) for stream in streams)
+    return Sample(
+        ttft_s=statistics.median(stream.first for stream in streams) - began,
+        prefill_rate=workload.streams * workload.prompt_tokens / (all_decode - began),
+        decode_rate=decoded / (first_ends - all_decode) if first_ends > all_decode else 0.0,
+    )
+
+
+def run_workload(generator: TextGenerator, workload: Workload, seed: int = 0) -> Sample:
+    """Run once. The same seed gives the same prompts.
+
+    Raises:
+        HyperlaneError: a request was refused or failed.
+
+    """
+    return asyncio.run(_run(generator, workload, random.Random(seed)))
