@@ -113,7 +113,8 @@ def bench(model: Path, *, threads: int = 1, rpc: str | None = None, micro_batch:
 def batched_decode(model: Path, streams: int, *, threads: int = 1, rpc: str | None = None) -> float:
     """Tokens per second of `streams` sequences that decode together after prompts of 128 tokens."""
     command = [str(BIN / "llama-batched-bench"), "-m", str(model), "-c", "4096", "-b", "2048", "-ub", "512",
-               "-npp", "128", "-ntg", "64", "-npl", str(streams), "--output-format", "jsonl", "-t", str(threads)]  # fmt: skip
+               "-npp", "128", "-ntg", "64", "-npl", str(streams), "--output-format", "jsonl",
+               "-t", str(threads)]  # fmt: skip
     if rpc:
         command += ["--rpc", rpc, "-ngl", "99"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

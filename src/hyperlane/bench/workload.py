@@ -25,8 +25,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run. `ttft_s`: median over the streams. `prefill_rate`: prompt tokens per second until every stream has its
-    first token. `decode_rate`: tokens per second of all streams while all of them decode (0 with one new token each).
+    """One run.
+
+    `ttft_s`: median over the streams. `prefill_rate`: prompt tokens per second until every stream has its first token.
+    `decode_rate`: tokens per second of all streams while all of them decode (0 with one new token each).
     """
 
     ttft_s: float
