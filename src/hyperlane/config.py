@@ -1,0 +1,308 @@
+"""One frozen configuration per role, every field with its unit, meaning, default and range in one place.
+
+The only reader of `HYPERLANE_*` variables, the configuration file and flags. Knows nothing of what its users do
+with the values. Precedence: flag, variable (`HYPERLANE_SERVE_SLOTS`), file (`[serve]` `slots`), default.
+"""
+
+# ruff: noqa: RUF009 (fields are made by a helper that returns dataclasses.field)
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import platformdirs
+
+from hyperlane import values
+from hyperlane.core import Address
+from hyperlane.errors import ConfigError
+
+_PREFIX = "HYPERLANE_"
+_PLAIN_VARIABLES = ("HYPERLANE_HOME", "HYPERLANE_CONFIG")
+_TESTS_PREFIX = "HYPERLANE_TEST_"
+
+
+def _setting(default: Any, read: Callable[[object], object], meaning: str) -> Any:  # noqa: ANN401 (as dataclasses.field)
+    """A field with its reader and meaning; None as a default means 'unset' and is never read."""
+    return field(default=default, metadata={"read": read, "meaning": meaning})
+
+
+# --- the roles -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where files are kept. `HYPERLANE_HOME` moves both; otherwise they are the platform's own directories."""
+
+    section: ClassVar[str] = "paths"
+
+    cache: Path = _setting(
+        None, values.path, "downloaded models and weights in ready form; may be deleted whenever nothing runs"
+    )
+    state: Path = _setting(None, values.path, "the head's id and epoch counter, chat history; kept")
+
+    def __post_init__(self) -> None:
+        """Fill in the platform's directories."""
+        dirs = platformdirs.PlatformDirs("hyperlane", appauthor=False)
+        object.__setattr__(self, "cache", self.cache or dirs.user_cache_path)
+        object.__setattr__(self, "state", self.state or dirs.user_state_path)
+
+    @classmethod
+    def under(cls, home: Path) -> Paths:
+        """Both directories inside one."""
+        return cls(cache=home / "cache", state=home / "state")
+
+    @property
+    def models(self) -> Path:
+        """Downloaded model files."""
+        return self.cache / "models"
+
+    @property
+    def ready(self) -> Path:
+        """Weights in the engine's ready form."""
+        return self.cache / "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What a head needs: the model, its workers, and the sizes of the pipeline."""
+
+    section: ClassVar[str] = "serve"
+
+    model: str = _setting("smollm2-135m", values.text, "a name of the catalogue, or the path of a GGUF file")
+    workers: tuple[Address, ...] = _setting((), values.addresses, "control addresses of workers on other machines")
+    local_workers: int | None = _setting(
+        None, values.whole(0, 64), "worker processes on this machine; unset: 1 if no other worker is given, else 0"
+    )
+    slots: int = _setting(4, values.whole(1, 4096), "KV slots: sequences that are generated at the same time")
+    context: int | None = _setting(
+        None,
+        values.whole(16, 1 << 24),
+        "tokens of a slot, prompt and answer together; unset: the model's, at most 8192",
+    )
+    queue: int = _setting(64, values.whole(1, 1 << 20), "requests that may wait for a slot before others are refused")
+    step_tokens: int = _setting(
+        512, values.whole(1, 1 << 16), "tokens that one step frame may hold (the prefill chunk)"
+    )
+    frames_in_flight: int | None = _setting(
+        None, values.whole(1, 1024), "step frames in the ring at the same time; unset: one more than there are stages"
+    )
+    threads: int | None = _setting(
+        None,
+        values.whole(1, 1024),
+        "compute threads of each local worker; unset: this machine's cores divided among them",
+    )
+    device: str = _setting("auto", values.device, "device of the local workers")
+    memory: int | None = _setting(
+        None, values.size, "bytes that each local worker may use; unset: what is free, divided among them"
+    )
+    connect_timeout_s: float = _setting(10.0, values.seconds, "seconds until a worker that does not answer is given up")
+    load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
+    paths: Paths = field(default_factory=Paths)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: a value is out of its range.
+
+        """
+        _check(self)
+
+    @property
+    def local_worker_count(self) -> int:
+        """Worker processes to start on this machine."""
+        if self.local_workers is not None:
+            return self.local_workers
+        return 0 if self.workers else 1
+
+    def local_threads(self, cores: int) -> int:
+        """Compute threads of each local worker on a machine with so many usable cores."""
+        return self.threads or max(1, cores // max(1, self.local_worker_count))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What one worker process needs."""
+
+    section: ClassVar[str] = "worker"
+
+    listen: Address = _setting(
+        Address("127.0.0.1", 7420), values.address, "address of the control port; the data port is the next free one"
+    )
+    device: str = _setting("auto", values.device, "device that this worker computes on")
+    threads: int | None = _setting(None, values.whole(1, 1024), "compute threads; unset: all usable cores")
+    memory: int | None = _setting(None, values.size, "bytes that this worker may use; unset: what is free")
+    insecure: bool = _setting(False, values.yes_or_no, "listen on an address that is not loopback, without encryption")
+    announce: bool = _setting(
+        False, values.yes_or_no, "print one JSON line with the ports, and exit when standard input ends"
+    )
+    paths: Paths = field(default_factory=Paths)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: a value is out of its range.
+
+        """
+        _check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    """What the HTTP edge needs."""
+
+    section: ClassVar[str] = "api"
+
+    host: str = _setting("127.0.0.1", values.text, "address that the HTTP server listens on")
+    port: int = _setting(8000, values.whole(0, 65535), "port of the HTTP server; 0: any free one")
+    key: str | None = _setting(
+        None, values.text, "key that clients must send as a bearer token; unset: none is asked for"
+    )
+    cors_origins: tuple[str, ...] = _setting(("*",), values.texts, "web origins that browsers may call from")
+    max_body: int = _setting(8 << 20, values.size, "bytes that a request's body may have")
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: a value is out of its range.
+
+        """
+        _check(self)
+
+
+Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, ApiConfig)
+_ROLES = (Paths, ServeConfig, WorkerConfig, ApiConfig)
+
+
+def meaning_of(role: type[ServeConfig | WorkerConfig | ApiConfig], name: str) -> str:
+    """What a field means, with its default, for a flag's help."""
+    found = _known(role)[name]
+    default = "" if found.default in (None, (), False) else f" (default: {found.default})"
+    return f"{found.metadata['meaning']}{default}"
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --- where values come from ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the variables and the file say: by section and key, each with the place that said it."""
+
+    said: Mapping[tuple[str, str], tuple[object, str]]
+    home: Path | None = None
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], file: Path | None = None) -> Settings:
+        """Read the variables, and the file given here, by `HYPERLANE_CONFIG`, or found in the usual place.
+
+        Raises:
+            ConfigError: a key is unknown, or the file cannot be read.
+
+        """
+        home = Path(environ["HYPERLANE_HOME"]).expanduser() if environ.get("HYPERLANE_HOME") else None
+        asked = file or (Path(environ["HYPERLANE_CONFIG"]) if environ.get("HYPERLANE_CONFIG") else None)
+        usual = (home or platformdirs.user_config_path("hyperlane", appauthor=False)) / "config.toml"
+        said = _from_file(asked or usual, must_exist=asked is not None)
+        said.update(_from_environ(environ))
+        return cls(said, home)
+
+    def resolve(self, role: type[Role], **flags: object) -> Role:
+        """Build a role's configuration; a flag that is None was not given.
+
+        Raises:
+            ConfigError: a value is out of its range or a flag is unknown.
+
+        """
+        known = _known(role)
+        chosen: dict[str, Any] = {}
+        for (section, name), (value, place) in self.said.items():
+            if section == role.section:
+                chosen[name] = _read(known[name], value, place)
+        for name, value in flags.items():
+            if value is not None and name != "paths":
+                _refuse_unknown(name, known, "flag")
+                chosen[name] = _read(known[name], value, "--" + name.replace("_", "-"))
+        if role is Paths:
+            return role(**{**_home_paths(self.home), **chosen})
+        if "paths" in {f.name for f in fields(role)}:
+            chosen["paths"] = flags.get("paths") or self.resolve(Paths)
+        return role(**chosen)
+
+
+def _home_paths(home: Path | None) -> dict[str, Path]:
+    return {"cache": home / "cache", "state": home / "state"} if home else {}
+
+
+def _known(role: type[Any]) -> dict[str, Field[Any]]:
+    return {f.name: f for f in fields(role) if "read" in f.metadata}
+
+
+def _read(setting: Field[Any], value: object, place: str) -> object:
+    try:
+        return setting.metadata["read"](value)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {value!r}: {error} ({setting.metadata['meaning']})") from None
+
+
+def _check(config: Any) -> None:  # noqa: ANN401 (any role)
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if "read" in setting.metadata and value is not None:
+            object.__setattr__(config, setting.name, _read(setting, value, setting.name))
+
+
+def _refuse_unknown(name: str, known: Iterable[str], what: str) -> None:
+    names = sorted(known)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    raise ConfigError(f"{what} '{name}' is unknown; {hint}")
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[tuple[str, str], tuple[object, str]]:
+    keys = {f"{_PREFIX}{role.section}_{name}".upper(): (role.section, name) for role in _ROLES for name in _known(role)}
+    said: dict[tuple[str, str], tuple[object, str]] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(_PREFIX) or variable.startswith(_TESTS_PREFIX) or variable in _PLAIN_VARIABLES:
+            continue
+        _refuse_unknown(variable, (*keys, *_PLAIN_VARIABLES), "environment variable")
+        if value:
+            said[keys[variable]] = (value, variable)
+    return said
+
+
+def _from_file(path: Path, *, must_exist: bool) -> dict[tuple[str, str], tuple[object, str]]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigError(f"the configuration file {path} does not exist") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+    sections = {role.section: role for role in _ROLES}
+    said: dict[tuple[str, str], tuple[object, str]] = {}
+    for section, entries in content.items():
+        _refuse_unknown(section, sections, f"{path}: section")
+        if not isinstance(entries, dict):
+            raise ConfigError(f"{path}: '{section}' must be a section: [{section}]")
+        for name, value in entries.items():
+            _refuse_unknown(name, _known(sections[section]), f"{path}: key of [{section}]")
+            said[section, name] = (value, f"{path}: [{section}] {name}")
+    return said

@@ -1,0 +1,121 @@
+"""Readers of configured values: from what a variable, a file entry or a flag may look like to the value meant.
+
+Pure. Every reader raises ValueError with words that complete "the value …"; it knows no field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hyperlane.core import Address
+
+DEVICES = ("auto", "cpu", "cuda", "webgpu", "directml", "coreml", "openvino", "migraphx")
+"""What `device` may say; which of them can be used depends on the installed runtime and is the worker's to find out."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def whole(low: int, high: int) -> Callable[[object], int]:
+    """A whole number within low … high."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError("a whole number is wanted")
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError("a whole number is wanted") from None
+        if not low <= number <= high:
+            raise ValueError(f"must lie within {low} … {high}")
+        return number
+
+    return read
+
+
+def seconds(value: object) -> float:
+    """A duration in seconds, more than 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("a number of seconds is wanted")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError("a number of seconds is wanted") from None
+    if not 0 < number < float("inf"):
+        raise ValueError("must be more than 0 and finite")
+    return number
+
+
+def text(value: object) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text that is not empty is wanted")
+    return value
+
+
+def yes_or_no(value: object) -> bool:
+    """A truth value, or a word for one."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word not in _TRUE + _FALSE:
+        raise ValueError("yes or no is wanted")
+    return word in _TRUE
+
+
+def path(value: object) -> Path:
+    """A path; `~` is the user's home."""
+    return value if isinstance(value, Path) else Path(text(value)).expanduser()
+
+
+def address(value: object) -> Address:
+    """HOST:PORT."""
+    return value if isinstance(value, Address) else Address.parse(text(value))
+
+
+def _items(value: object) -> Iterable[object]:
+    """A list as it is, or a text's parts between commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError("a list is wanted")
+    return value
+
+
+def addresses(value: object) -> tuple[Address, ...]:
+    """A list of HOST:PORT, or a text of them between commas."""
+    return tuple(address(item) for item in _items(value))
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """A list of texts, or a text of them between commas."""
+    return tuple(text(item) for item in _items(value))
+
+
+def device(value: object) -> str:
+    """A device's name."""
+    word = text(value).lower()
+    if word not in DEVICES:
+        raise ValueError(f"must be one of {', '.join(DEVICES)}")
+    return word
+
+
+def size(value: object) -> int:
+    """Bytes of `4GiB`, `512M`, `1.5 g` or a plain number; K, M, G and T are powers of 1,024.
+
+    Raises:
+        ValueError: the text is not a size, or the size is 0.
+
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        count = value
+    else:
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            raise ValueError("a size is wanted, for instance 4GiB or 512M")
+        count = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    if count <= 0:
+        raise ValueError("must be more than 0 bytes")
+    return count
