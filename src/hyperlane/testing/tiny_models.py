@@ -75,7 +75,8 @@ class TinyModel:
 def write_tiny_model(path: Path, model: TinyModel | None = None, /, **fields: Any) -> Path:  # noqa: ANN401
     """Write a model to `path` and return it; `fields` replace those of `model` (of `TinyModel()` by default).
 
-    The same arguments give the same bytes. Weights are scaled so that logits have a standard deviation of about 3.
+    The same arguments give the same bytes. Logits have a standard deviation of about 3; of about 0.5 when the output
+    is tied, since larger embeddings would make every word predict itself.
     """
     model = replace(model or TinyModel(), **fields)
     writer = GGUFWriter(path, model.family)
@@ -178,7 +179,7 @@ def _add_tensor(writer: GGUFWriter, model: TinyModel, name: str, shape: tuple[in
     if len(shape) == 1:
         writer.add_tensor(name, _vector(name, shape[0], random))
         return
-    spread = 3.0 if name in {"output.weight", "token_embd.weight"} else 1.0
+    spread = {"output.weight": 3.0, "token_embd.weight": 0.5 if model.is_tied else 3.0}.get(name, 1.0)
     raw = random_matrix(kind, shape[0], shape[1], std=spread / shape[1] ** 0.5, random=random)
     writer.add_tensor(name, raw, raw_shape=raw.shape, raw_dtype=GGMLQuantizationType[kind])
 
