@@ -1,0 +1,80 @@
+# What people and CI run. Everything works in .venv, which the first target makes.
+#   make PYTHON=python3.12   another Python (3.11 or newer)
+#   make EXTRA=cuda          another runtime than the CPU's: cuda, webgpu, or nothing at all (EXTRA=)
+
+EXTRA ?= cpu
+VENV ?= .venv
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell command -v $(p) 2>/dev/null)) python3)
+ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+comma := ,
+EXTRAS := $(if $(EXTRA),$(EXTRA)$(comma))test,dev
+STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+
+MODEL ?= smollm2-135m
+LISTEN ?= 127.0.0.1:7420
+CODE := src tests examples benchmarks scripts
+
+.PHONY: help build run-example run-worker test test-unit test-slow check lint format format-check types layers proto bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(STAMP)  ## .venv with hyperlane and everything that tests and checks need
+
+$(STAMP): pyproject.toml scripts/bootstrap.py
+	@"$(PYTHON)" scripts/bootstrap.py $(VENV)
+	@echo "installing hyperlane[$(EXTRAS)] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+run-example: build  ## a chat answer from two worker processes on this machine
+	$(BIN)/hyperlane pull $(MODEL)
+	$(BIN)/python examples/example_inference.py $(ARGS)
+
+run-worker: build  ## a worker that other machines' heads may use (LISTEN=HOST:PORT)
+	$(BIN)/hyperlane worker --listen $(LISTEN) $(ARGS)
+
+test: build  ## unit, contract and cluster tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-unit: build  ## the pure-Python tests alone: no runtime, no model, any system
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+test-slow: build  ## the tests marked slow
+	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
+
+check: format-check lint types layers  ## format, lint, types, import contract
+
+format-check: build
+	$(BIN)/ruff format --check $(CODE)
+
+lint: build  ## ruff
+	$(BIN)/ruff check $(CODE)
+
+types: build  ## mypy, strict
+	$(BIN)/mypy
+
+layers: build  ## the import contract
+	$(BIN)/lint-imports
+
+format: build  ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only --exit-zero $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+proto: build  ## regenerate the gRPC code from proto/
+	$(BIN)/python scripts/generate_proto.py
+
+bench: build  ## prefill, decode and hop figures of this machine
+	$(BIN)/hyperlane bench $(ARGS)
+
+clean:  ## remove everything that make made here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
