@@ -11,7 +11,7 @@ import sys
 OLDEST = (3, 11)
 
 
-def complaint():
+def complaint() -> str:
     """What keeps this Python from making an environment, and what to do about it; empty when nothing does."""
     if sys.version_info < OLDEST:
         return (
@@ -31,7 +31,7 @@ def complaint():
     return ""
 
 
-def main():
+def main() -> int:
     """Make the environment in the folder that the first argument names, unless a sound one is there."""
     folder = sys.argv[1]
     python = os.path.join(folder, "Scripts" if os.name == "nt" else "bin", "python")
