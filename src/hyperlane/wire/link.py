@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hyperlane.wire.frame import Frame
+from hyperlane.wire.frame import Copy, Frame, Message
 
 PlacePayload = Callable[[Frame], memoryview]
-"""Given a received frame without its payload, returns the writable bytes that the payload goes into (exact length)."""
+"""Given a received frame without its payload, returns the writable bytes that the payload goes into (exact length).
+
+Called once for each step frame as soon as its header, rows and timings are there, also when the payload is empty.
+"""
 
 
 class Link(Protocol):
@@ -17,7 +20,7 @@ class Link(Protocol):
     After any error but `LinkClosed` the link is broken for both directions; only `close` is useful then.
     """
 
-    def send(self, frame: Frame) -> None:
+    def send(self, message: Message) -> None:
         """Hand the whole frame to the network in order; blocks while the peer is slow. Payload buffers are not kept.
 
         Raises:
@@ -27,10 +30,11 @@ class Link(Protocol):
         """
         ...
 
-    def recv(self, place: PlacePayload) -> Frame:
-        """Block for the next frame; its payload lies where `place` said, and nowhere else.
+    def recv(self, place: PlacePayload) -> Message:
+        """Block for the next step frame, `Copy` or `Fault`; a payload lies where `place` said, and nowhere else.
 
         Lengths are checked against the limits agreed in HELLO before `place` is called or anything is allocated.
+        A `Fault` is returned, not raised: a stage passes it on, then drops its links.
 
         Raises:
             LinkClosed: closed or aborted on this side, or the peer sent BYE (after all frames before it).
@@ -56,8 +60,10 @@ class Ring(Protocol):
     One thread calls `send` and `poll`; `wake` may be called from any.
     """
 
-    def send(self, frame: Frame) -> None:
+    def send(self, message: Frame | Copy) -> None:
         """Queue a frame; what the kernel takes leaves at once, the rest as `poll` finds room.
+
+        Payload buffers are kept, and must not change, until the frame comes back.
 
         Raises:
             LinkError: as `Link.send`; frames that were queued are lost.
@@ -68,9 +74,11 @@ class Ring(Protocol):
     def poll(self, timeout_s: float | None) -> Sequence[Frame]:
         """Frames that have arrived whole, oldest first; empty after `wake` or the timeout (None: no timeout).
 
-        Payloads belong to the caller.
+        Payloads belong to the caller. May also return nothing for no reason. A `Copy` that has gone round the ring
+        is not returned: that it is done everywhere follows from the next frame that comes back.
 
         Raises:
+            EngineFault: a FAULT came round; after every frame that came before was returned.
             LinkError: as `Link.recv`, after every frame that came before was returned.
 
         """
