@@ -1,0 +1,1 @@
+"""Requests in, frames out, tokens back: scheduling, sampling, text. Knows no engine, no socket and no HTTP."""
