@@ -1,3 +1,20 @@
 """Hyperlane: one language model over the machines of a LAN, behind one OpenAI-compatible endpoint."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hyperlane.sdk import AutoDistributedModel
+
 __version__ = "0.1.0"
+__all__ = ["AutoDistributedModel", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """The Python API on its first use: a worker, which never asks for it, starts without it."""
+    if name == "AutoDistributedModel":
+        from hyperlane.sdk import AutoDistributedModel
+
+        return AutoDistributedModel
+    raise AttributeError(f"module 'hyperlane' has no attribute '{name}'")

@@ -189,6 +189,16 @@ def meaning_of(role: type[ServeConfig | WorkerConfig | ApiConfig], name: str) ->
     return f"{found.metadata['meaning']}{default}"
 
 
+def load(role: type[Role], file: Path | None = None, /, **flags: object) -> Role:
+    """Build a role's configuration from this process's variables, the file and flags (None: not given).
+
+    Raises:
+        ConfigError: a key is unknown, a value is out of its range, or the file cannot be read.
+
+    """
+    return Settings.read(os.environ, file).resolve(role, **flags)
+
+
 def usable_cores() -> int:
     """CPU cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

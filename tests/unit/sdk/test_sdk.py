@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import gc
+
+import pytest
+
+import hyperlane
+from hyperlane.core import ChatMessage, FinishReason, GenerationRequest, SamplingParams
+from hyperlane.errors import InvalidRequest, PipelineLost
+from hyperlane.sdk import AutoDistributedModel, sampling_params
+from hyperlane.testing.scripted_generator import ScriptedGenerator
+
+
+class ScriptedServing:
+    def __init__(self, service: ScriptedGenerator) -> None:
+        self.service = service
+        self.plan = service.plan
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def service() -> ScriptedGenerator:
+    return ScriptedGenerator(["Blue", "", " light", " scatters."])
+
+
+@pytest.fixture
+def model(service) -> AutoDistributedModel:
+    return AutoDistributedModel(ScriptedServing(service))
+
+
+def test_the_package_offers_the_model_class_on_first_use():
+    assert hyperlane.AutoDistributedModel is AutoDistributedModel
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = hyperlane.nonsense
+
+
+def test_generate_returns_a_string_with_usage_and_timings(model):
+    answer = model.generate("Why?")
+    assert answer == "Blue light scatters."
+    assert answer.usage.prompt_tokens == 4
+    assert answer.finish_reason is FinishReason.STOP
+    assert answer.tokens_per_s == answer.usage.completion_tokens - 1
+
+
+def test_stream_yields_pieces_that_are_never_empty(model):
+    stream = model.stream("Why?")
+    assert list(stream) == ["Blue", " light", " scatters."]
+    assert stream.answer == "Blue light scatters."
+
+
+def test_an_answer_is_not_there_before_its_stream_has_ended(model):
+    stream = model.stream("Why?")
+    next(stream)
+    with pytest.raises(InvalidRequest, match="to the end"):
+        _ = stream.answer
+    assert stream.text == "Blue"
+
+
+def test_options_reach_the_request(model, service):
+    model.generate("x", max_tokens=7, stop="\n", temperature=0.0, seed=3, logit_bias={5: -100})
+    request: GenerationRequest = service.requests[0]
+    assert (request.max_tokens, request.stop) == (7, ("\n",))
+    assert request.sampling == SamplingParams(temperature=0.0, seed=3, logit_bias=((5, -100.0),))
+
+
+def test_a_chat_takes_dicts_and_messages_and_a_list_of_stops(model, service):
+    model.chat([{"role": "system", "content": "Be brief."}, ChatMessage("user", "Why?")], stop=["a", "b"])
+    assert bytes(service.requests[0].prompt) == b"system:Be brief.\nuser:Why?\n"
+    assert service.requests[0].stop == ("a", "b")
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, "Why?", 3])
+def test_a_message_without_role_and_content_is_refused(model, message):
+    with pytest.raises(InvalidRequest, match="'role' and 'content'"):
+        model.chat([message])
+
+
+def test_an_unknown_option_is_refused_by_its_nearest_name(model):
+    with pytest.raises(InvalidRequest, match="did you mean 'temperature'"):
+        model.generate("x", temprature=1)
+
+
+def test_none_leaves_an_option_at_its_default():
+    assert sampling_params({"temperature": None, "top_k": 4}) == SamplingParams(top_k=4)
+
+
+def test_every_sampling_field_is_an_option():
+    chosen = {f.name: getattr(SamplingParams(), f.name) for f in dataclasses.fields(SamplingParams)}
+    assert sampling_params(chosen) == SamplingParams()
+
+
+def test_a_failed_request_raises_its_error(service, model):
+    service.error = PipelineLost("worker gone")
+    with pytest.raises(PipelineLost, match="worker gone"):
+        model.generate("x")
+
+
+def test_closing_or_forgetting_a_stream_cancels_its_request(model, service):
+    closed = model.stream("x")
+    next(closed)
+    closed.close()
+    assert service.streams[0].cancelled
+    forgotten = model.stream("x")
+    next(forgotten)
+    del forgotten
+    gc.collect()
+    assert service.streams[1].cancelled
+
+
+async def test_the_async_twins_give_the_same_answers(model):
+    assert await model.agenerate("Why?") == "Blue light scatters."
+    assert await model.achat([{"role": "user", "content": "Why?"}], temperature=0.0) == "Blue light scatters."
+    assert [text async for text in model.astream("Why?")] == ["Blue", " light", " scatters."]
+    assert [text async for text in model.achat_stream([ChatMessage("user", "x")])] == ["Blue", " light", " scatters."]
+
+
+def test_the_context_manager_closes_the_serving(service):
+    serving = ScriptedServing(service)
+    with AutoDistributedModel(serving) as model:
+        assert model.plan.stages[1].layers.last == model.status().plan.model.layers
+    assert serving.closed
