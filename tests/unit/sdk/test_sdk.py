@@ -2,20 +2,30 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import threading
 
 import pytest
 
 import hyperlane
-from hyperlane.core import ChatMessage, FinishReason, GenerationRequest, SamplingParams
+from hyperlane.answer import Answer as TextAnswer
+from hyperlane.core import (
+    ChatMessage,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    RequestTimings,
+    SamplingParams,
+    Usage,
+)
 from hyperlane.errors import InvalidRequest, PipelineLost
 from hyperlane.sdk import AutoDistributedModel, sampling_params
-from hyperlane.testing.scripted_generator import ScriptedGenerator
+from hyperlane.testing.fake_generator import Answer, FakeGenerator
 
 
-class ScriptedServing:
-    def __init__(self, service: ScriptedGenerator) -> None:
+class FakeServing:
+    def __init__(self, service: FakeGenerator) -> None:
         self.service = service
-        self.plan = service.plan
+        self.plan = service.status().plan
         self.closed = False
 
     def close(self) -> None:
@@ -23,13 +33,13 @@ class ScriptedServing:
 
 
 @pytest.fixture
-def service() -> ScriptedGenerator:
-    return ScriptedGenerator(["Blue", "", " light", " scatters."])
+def service() -> FakeGenerator:
+    return FakeGenerator([Answer(("Blue", "", " light", " scatters."))])
 
 
 @pytest.fixture
 def model(service) -> AutoDistributedModel:
-    return AutoDistributedModel(ScriptedServing(service))
+    return AutoDistributedModel(FakeServing(service))
 
 
 def test_the_package_offers_the_model_class_on_first_use():
@@ -41,9 +51,15 @@ def test_the_package_offers_the_model_class_on_first_use():
 def test_generate_returns_a_string_with_usage_and_timings(model):
     answer = model.generate("Why?")
     assert answer == "Blue light scatters."
-    assert answer.usage.prompt_tokens == 4
+    assert answer.usage == Usage(len("Why?"), len("Blue light scatters."))
     assert answer.finish_reason is FinishReason.STOP
-    assert answer.tokens_per_s == answer.usage.completion_tokens - 1
+    assert answer.timings == RequestTimings(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("tokens", "decode_s", "rate"), [(11, 2.0, 5.0), (1, 0.0, 0.0), (0, 0.0, 0.0)])
+def test_tokens_per_second_count_those_after_the_first(tokens, decode_s, rate):
+    finished = Finished(FinishReason.STOP, Usage(1, tokens), RequestTimings(0.0, 0.5, decode_s))
+    assert TextAnswer("", finished).tokens_per_s == rate
 
 
 def test_stream_yields_pieces_that_are_never_empty(model):
@@ -69,7 +85,7 @@ def test_options_reach_the_request(model, service):
 
 def test_a_chat_takes_dicts_and_messages_and_a_list_of_stops(model, service):
     model.chat([{"role": "system", "content": "Be brief."}, ChatMessage("user", "Why?")], stop=["a", "b"])
-    assert bytes(service.requests[0].prompt) == b"system:Be brief.\nuser:Why?\n"
+    assert bytes(service.requests[0].prompt) == b"system: Be brief.\nuser: Why?\nassistant: "
     assert service.requests[0].stop == ("a", "b")
 
 
@@ -93,22 +109,26 @@ def test_every_sampling_field_is_an_option():
     assert sampling_params(chosen) == SamplingParams()
 
 
-def test_a_failed_request_raises_its_error(service, model):
-    service.error = PipelineLost("worker gone")
+def test_a_failed_request_raises_its_error():
+    service = FakeGenerator([Answer(("half",), PipelineLost("worker gone"))])
+    stream = AutoDistributedModel(FakeServing(service)).stream("x")
+    assert next(stream) == "half"
     with pytest.raises(PipelineLost, match="worker gone"):
-        model.generate("x")
+        next(stream)
 
 
-def test_closing_or_forgetting_a_stream_cancels_its_request(model, service):
-    closed = model.stream("x")
-    next(closed)
-    closed.close()
-    assert service.streams[0].cancelled
-    forgotten = model.stream("x")
-    next(forgotten)
-    del forgotten
-    gc.collect()
-    assert service.streams[1].cancelled
+@pytest.mark.parametrize("ending", ["closed", "forgotten"])
+def test_closing_or_forgetting_a_stream_cancels_its_request(ending):
+    gate = threading.Semaphore(1)
+    service = FakeGenerator([Answer(gate=gate)])
+    stream = AutoDistributedModel(FakeServing(service)).stream("x")
+    assert next(stream) == "Hello"
+    if ending == "closed":
+        stream.close()
+    else:
+        del stream
+        gc.collect()
+    assert service.cancelled == [service.requests[0].request_id]
 
 
 async def test_the_async_twins_give_the_same_answers(model):
@@ -119,7 +139,7 @@ async def test_the_async_twins_give_the_same_answers(model):
 
 
 def test_the_context_manager_closes_the_serving(service):
-    serving = ScriptedServing(service)
+    serving = FakeServing(service)
     with AutoDistributedModel(serving) as model:
         assert model.plan.stages[1].layers.last == model.status().plan.model.layers
     assert serving.closed
