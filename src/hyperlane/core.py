@@ -172,7 +172,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
-    """What a worker says of itself (Describe). Memory in bytes, measured at the time of asking."""
+    """What a worker says of itself (Describe). Memory in bytes, measured at the time of asking.
+
+    `memory_pool`: workers that name the same pool take their memory from one another (one machine's RAM, one GPU's
+    memory); empty: a pool of its own.
+    """
 
     name: str
     control: Address
@@ -186,6 +190,7 @@ class WorkerFacts:
     hyperlane_version: str
     protocol: int
     runtime_version: str
+    memory_pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)

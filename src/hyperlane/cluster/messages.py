@@ -1,0 +1,332 @@
+"""Between proto messages and our dataclasses, both ways: the only file that knows both. Checks what peers may forge.
+
+Every reader raises ProtocolError for a message that no peer of our version sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TypeVar
+
+from hyperlane import __version__
+from hyperlane.cluster.pb import control_pb2 as pb
+from hyperlane.core import (
+    Address,
+    ElementType,
+    Epoch,
+    HeadId,
+    LayerRange,
+    ModelFacts,
+    Precision,
+    RopeFacts,
+    StageSpec,
+    WorkerFacts,
+)
+from hyperlane.errors import ProtocolError, VersionMismatch
+from hyperlane.models.weights import TensorInfo
+from hyperlane.stage.host import HostHealth, LoadOrder, LoadProgress, StageKey, WeightSources
+from hyperlane.stage.stage import StageHealth, StageState
+
+CONTROL_PROTOCOL = 1
+"""Raised whenever a message changes its meaning. Data links carry a number of their own."""
+
+HEAD_ID_BYTES = 16
+
+T = TypeVar("T")
+
+_ELEMENTS = {
+    ElementType.F32: pb.ELEMENT_TYPE_F32,
+    ElementType.F16: pb.ELEMENT_TYPE_F16,
+    ElementType.BF16: pb.ELEMENT_TYPE_BF16,
+}
+_PRECISIONS = {
+    Precision.RAW: pb.PRECISION_RAW,
+    Precision.INT8: pb.PRECISION_INT8,
+    Precision.INT4: pb.PRECISION_INT4,
+}
+_STATES = {
+    StageState.LOADING: pb.STAGE_STATE_LOADING,
+    StageState.WAITING: pb.STAGE_STATE_WAITING,
+    StageState.RUNNING: pb.STAGE_STATE_RUNNING,
+    StageState.FAULTED: pb.STAGE_STATE_FAULTED,
+    StageState.CLOSED: pb.STAGE_STATE_UNSPECIFIED,
+}
+_ELEMENT_OF = {number: element for element, number in _ELEMENTS.items()}
+_PRECISION_OF = {number: precision for precision, number in _PRECISIONS.items()}
+_STATE_OF = {number: state for state, number in _STATES.items()}
+
+
+# --- versions and small things -------------------------------------------------------------------------------
+
+
+def own_version() -> pb.Version:
+    """What this program speaks."""
+    return pb.Version(protocol=CONTROL_PROTOCOL, hyperlane=__version__)
+
+
+def check_version(theirs: pb.Version, who: str) -> None:
+    """Refuse a peer of another protocol.
+
+    Raises:
+        VersionMismatch: the message names both versions and the side to update.
+
+    """
+    if theirs.protocol == CONTROL_PROTOCOL:
+        return
+    older = who if theirs.protocol < CONTROL_PROTOCOL else "this machine"
+    raise VersionMismatch(
+        f"{who} runs Hyperlane {theirs.hyperlane or 'of an unknown version'} (control protocol {theirs.protocol}), "
+        f"this machine runs {__version__} (control protocol {CONTROL_PROTOCOL}); update Hyperlane on {older}"
+    )
+
+
+def head_from(data: bytes) -> HeadId:
+    """A head's id as it came."""
+    if len(data) != HEAD_ID_BYTES:
+        raise ProtocolError(f"a head id has {HEAD_ID_BYTES} bytes, not {len(data)}")
+    return HeadId(data)
+
+
+def epoch_to(epoch: Epoch) -> pb.Epoch:
+    """For a request."""
+    return pb.Epoch(head=epoch.head, counter=epoch.counter)
+
+
+def epoch_from(message: pb.Epoch) -> Epoch:
+    """As it came."""
+    return Epoch(head_from(message.head), message.counter)
+
+
+def address_to(address: Address) -> pb.Address:
+    """For a request."""
+    return pb.Address(host=address.host, port=address.port)
+
+
+def address_from(message: pb.Address) -> Address:
+    """As it came."""
+    if not message.host or not 0 < message.port < 1 << 16:
+        raise ProtocolError(f"'{message.host}:{message.port}' is no address")
+    return Address(message.host, message.port)
+
+
+def element_to(element: ElementType) -> int:
+    """The enum's number."""
+    return int(_ELEMENTS[element])
+
+
+def element_from(number: int) -> ElementType:
+    """As it came."""
+    return _known(_ELEMENT_OF, number, "element type")
+
+
+def _known(table: Mapping[int, T], number: int, what: str) -> T:
+    if number not in table:
+        raise ProtocolError(f"{what} {number} is unknown")
+    return table[number]
+
+
+# --- models and stages ---------------------------------------------------------------------------------------
+
+
+def _rope_to(rope: RopeFacts) -> pb.RopeFacts:
+    return pb.RopeFacts(theta=rope.theta, dims=rope.dims, scale=rope.scale, factors=rope.factors)
+
+
+def _rope_from(message: pb.RopeFacts) -> RopeFacts:
+    return RopeFacts(message.theta, message.dims, message.scale, tuple(message.factors))
+
+
+def model_to(facts: ModelFacts) -> pb.ModelFacts:
+    """For a request."""
+    plain = {name: getattr(facts, name) for name in _PLAIN_FACTS}
+    local = _rope_to(facts.rope_local) if facts.rope_local else None
+    return pb.ModelFacts(**plain, rope=_rope_to(facts.rope), rope_local=local)
+
+
+def model_from(message: pb.ModelFacts) -> ModelFacts:
+    """As it came."""
+    plain = {name: getattr(message, name) for name in _PLAIN_FACTS}
+    local = _rope_from(message.rope_local) if message.HasField("rope_local") else None
+    return ModelFacts(**plain, rope=_rope_from(message.rope), rope_local=local)
+
+
+_PLAIN_FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("rope", "rope_local"))
+
+
+def spec_to(spec: StageSpec) -> pb.StageSpec:
+    """For a request."""
+    return pb.StageSpec(
+        model=model_to(spec.model),
+        epoch=epoch_to(spec.epoch),
+        index=spec.index,
+        stages=spec.stages,
+        first_layer=spec.layers.first,
+        last_layer=spec.layers.last,
+        slots=spec.slots,
+        context=spec.context,
+        threads=spec.threads,
+        max_step_tokens=spec.max_step_tokens,
+        precision_in=_PRECISIONS[spec.precision_in],
+        precision_out=_PRECISIONS[spec.precision_out],
+    )
+
+
+def spec_from(message: pb.StageSpec) -> StageSpec:
+    """As it came."""
+    spec = StageSpec(
+        model=model_from(message.model),
+        epoch=epoch_from(message.epoch),
+        index=message.index,
+        stages=message.stages,
+        layers=LayerRange(message.first_layer, message.last_layer),
+        slots=message.slots,
+        context=message.context,
+        threads=message.threads,
+        max_step_tokens=message.max_step_tokens,
+        precision_in=_known(_PRECISION_OF, message.precision_in, "precision"),
+        precision_out=_known(_PRECISION_OF, message.precision_out, "precision"),
+    )
+    if not spec.index < spec.stages or not 0 <= spec.layers.first < spec.layers.last <= spec.model.layers:
+        raise ProtocolError(f"stage {spec.index} of {spec.stages} with layers {spec.layers} of {spec.model.layers}")
+    if 0 in (spec.slots, spec.context, spec.max_step_tokens):
+        raise ProtocolError("a stage has at least one slot, one position and one token a step")
+    return spec
+
+
+# --- the calls -----------------------------------------------------------------------------------------------
+
+
+def describe_to(worker: WorkerFacts, *, holds_model: bool) -> pb.DescribeResponse:
+    """A worker's answer. Its addresses are the caller's to fill in: it cannot know by which of them it is reached."""
+    return pb.DescribeResponse(
+        version=own_version(),
+        name=worker.name,
+        data_port=worker.data.port,
+        device=worker.device,
+        provider=worker.provider,
+        threads=worker.threads,
+        memory_total=worker.memory_total,
+        memory_free=worker.memory_free,
+        memory_pool=worker.memory_pool,
+        element=_ELEMENTS[worker.element],
+        runtime_version=worker.runtime_version,
+        holds_model=holds_model,
+    )
+
+
+def describe_from(message: pb.DescribeResponse, control: Address) -> WorkerFacts:
+    """What a worker said of itself; its data port is reached at the host of the control address that answered."""
+    return WorkerFacts(
+        name=message.name,
+        control=control,
+        data=address_from(pb.Address(host=control.host, port=message.data_port)),
+        device=message.device,
+        provider=message.provider,
+        threads=message.threads,
+        memory_total=message.memory_total,
+        memory_free=message.memory_free,
+        element=element_from(message.element),
+        hyperlane_version=message.version.hyperlane,
+        protocol=message.version.protocol,
+        runtime_version=message.runtime_version,
+        memory_pool=message.memory_pool,
+    )
+
+
+def load_to(order: LoadOrder) -> pb.LoadRequest:
+    """For a request."""
+    server = address_to(order.weights.server) if order.weights.server else None
+    return pb.LoadRequest(
+        version=own_version(),
+        spec=spec_to(order.spec),
+        weights=pb.WeightSources(
+            path_hint=order.weights.path_hint, tensor_server=server, tensor_token=order.weights.token
+        ),
+        weight_bytes=order.weight_bytes,
+        kv_bytes=order.kv_bytes,
+        workspace_bytes=order.workspace_bytes,
+    )
+
+
+def load_from(message: pb.LoadRequest) -> LoadOrder:
+    """As it came."""
+    weights = message.weights
+    server = address_from(weights.tensor_server) if weights.HasField("tensor_server") else None
+    sources = WeightSources(weights.path_hint, server, weights.tensor_token)
+    spec = spec_from(message.spec)
+    return LoadOrder(spec, sources, message.weight_bytes, message.kv_bytes, message.workspace_bytes)
+
+
+def progress_to(progress: LoadProgress) -> pb.LoadResponse:
+    """For a response."""
+    return pb.LoadResponse(progress=pb.LoadProgress(phase=progress.phase, done=progress.done, total=progress.total))
+
+
+def ready_to(element: ElementType, private_bytes: int) -> pb.LoadResponse:
+    """For a response."""
+    return pb.LoadResponse(ready=pb.LoadReady(element=_ELEMENTS[element], private_bytes=private_bytes))
+
+
+def progress_from(message: pb.LoadProgress) -> LoadProgress:
+    """As it came."""
+    return LoadProgress(message.phase, message.done, message.total)
+
+
+def unload_to(head: HeadId, key: StageKey | None) -> pb.UnloadRequest:
+    """For a request."""
+    stage = pb.UnloadRequest.Stage(counter=key.epoch.counter, index=key.index) if key else None
+    return pb.UnloadRequest(head=head, stage=stage)
+
+
+def unload_from(message: pb.UnloadRequest) -> tuple[HeadId, StageKey | None]:
+    """As it came."""
+    head = head_from(message.head)
+    if not message.HasField("stage"):
+        return head, None
+    return head, StageKey(Epoch(head, message.stage.counter), message.stage.index)
+
+
+def health_to(health: HostHealth) -> pb.HealthResponse:
+    """For a response."""
+    return pb.HealthResponse(
+        holds_lease=health.holds_lease,
+        lease_ms=round(health.lease_s * 1000),
+        draining=health.draining,
+        memory_free=health.memory_free,
+        stages=[_stage_health_to(key, stage) for key, stage in health.stages],
+    )
+
+
+def _stage_health_to(key: StageKey, stage: StageHealth) -> pb.StageHealth:
+    return pb.StageHealth(
+        counter=key.epoch.counter,
+        index=key.index,
+        state=_STATES[stage.state],
+        still_ms=round(stage.still_s * 1000),
+        computing=stage.computing,
+        steps=stage.steps,
+        fault=stage.fault,
+    )
+
+
+def health_from(message: pb.HealthResponse, head: HeadId) -> HostHealth:
+    """What a worker says of the stages of this head."""
+    stages = tuple(
+        (
+            StageKey(Epoch(head, s.counter), s.index),
+            StageHealth(_known(_STATE_OF, s.state, "state"), s.still_ms / 1000, s.computing, s.steps, s.fault),
+        )
+        for s in message.stages
+    )
+    return HostHealth(message.holds_lease, message.lease_ms / 1000, message.draining, message.memory_free, stages)
+
+
+def tensor_to(info: TensorInfo) -> pb.TensorInfo:
+    """For a response."""
+    return pb.TensorInfo(name=info.name, shape=info.shape, type=info.type, nbytes=info.nbytes)
+
+
+def tensor_from(message: pb.TensorInfo) -> TensorInfo:
+    """As it came."""
+    return TensorInfo(message.name, tuple(message.shape), message.type, message.nbytes)

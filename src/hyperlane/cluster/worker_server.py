@@ -1,0 +1,164 @@
+"""The worker's side of the control port: requests → StageHost → responses. Holds no state of its own.
+
+Knows no engine: what a worker is and holds comes through callables, stages through the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from hyperlane.cluster import messages, rpc
+from hyperlane.cluster.pb import control_pb2 as pb
+from hyperlane.cluster.pb.control_pb2_grpc import add_WorkerServicer_to_server
+from hyperlane.core import Address, WorkerFacts
+from hyperlane.errors import ClusterError, ConfigError, HyperlaneError, LinkError
+from hyperlane.stage.host import LoadOrder, LoadProgress, StageHost, StageKey
+from hyperlane.stage.stage import Stage
+
+log = logging.getLogger(__name__)
+
+SERVICE = "hyperlane.v1.Worker"
+EXPIRY_CHECK_S = 1.0
+GRACE_S = 1.0
+"""How long calls in progress may go on when the server stops."""
+
+Context: TypeAlias = Any
+"""A grpc.aio.ServicerContext; grpc has no types."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFace:
+    """What a worker says of itself. `facts` measures anew; `holds_model(fingerprint, path)` looks at the file."""
+
+    facts: Callable[[], WorkerFacts]
+    holds_model: Callable[[str, str], bool]
+
+
+class WorkerService:
+    """The calls of `hyperlane.v1.Worker`, as the generated server wants them."""
+
+    def __init__(self, host: StageHost, face: WorkerFace) -> None:
+        self._host = host
+        self._face = face
+
+    async def Describe(self, request: Any, _context: Context) -> Any:  # noqa: N802, ANN401 (named by the proto; generated messages are untyped)
+        """Any version is answered: the caller finds out from the answer that it is another one."""
+        facts = await asyncio.to_thread(self._face.facts)
+        holds = False
+        if request.fingerprint and request.path_hint:
+            holds = await asyncio.to_thread(self._face.holds_model, request.fingerprint, request.path_hint)
+        return messages.describe_to(facts, holds_model=holds)
+
+    async def Load(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802, ANN401
+        """Progress, then ready. The engine is built in a thread; when the call ends early the load is given up."""
+        async with rpc.refusals(context):
+            messages.check_version(request.version, "the head")
+            order = messages.load_from(request)
+            async for response in self._load(order):
+                yield response
+
+    async def _load(self, order: LoadOrder) -> AsyncIterator[Any]:
+        reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def report(progress: LoadProgress) -> None:
+            loop.call_soon_threadsafe(reports.put_nowait, progress)
+
+        def build() -> Stage:
+            try:
+                return self._host.load(order, report)
+            finally:
+                loop.call_soon_threadsafe(reports.put_nowait, None)
+
+        building = asyncio.create_task(asyncio.to_thread(build))
+        try:
+            # The first answer tells the head that the worker was there, should it be lost later.
+            yield messages.progress_to(LoadProgress("starting"))
+            while (progress := await reports.get()) is not None:
+                yield messages.progress_to(progress)
+            stage = await building
+            yield messages.ready_to(stage.engine.element, stage.engine.private_bytes)
+        except (asyncio.CancelledError, GeneratorExit):
+            await self._give_up(order, building)
+            raise
+
+    async def _give_up(self, order: LoadOrder, building: asyncio.Task[Stage]) -> None:
+        log.info("the head gave up loading %s", order.key)
+        self._host.cancel(order.key, "the head's call ended")
+        with suppress(HyperlaneError):
+            await asyncio.shield(building)
+            # It was ready just before it was given up.
+            await asyncio.to_thread(self._host.unload, order.spec.epoch.head, order.key)
+
+    async def Connect(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        async with rpc.refusals(context):
+            key = StageKey(messages.epoch_from(request.epoch), request.index)
+            address = messages.address_from(request.next)
+            try:
+                await asyncio.to_thread(self._host.connect, key, address)
+            except LinkError as error:
+                raise ClusterError(f"{key} cannot reach the next stage at {address}: {error}") from error
+            return pb.ConnectResponse()
+
+    async def Unload(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        async with rpc.refusals(context):
+            head, key = messages.unload_from(request)
+            return pb.UnloadResponse(dropped=await asyncio.to_thread(self._host.unload, head, key))
+
+    async def Drain(self, _request: Any, _context: Context) -> Any:  # noqa: N802, ANN401
+        return pb.DrainResponse(stages=self._host.drain())
+
+    async def Health(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        async with rpc.refusals(context):
+            return messages.health_to(self._host.renew(messages.head_from(request.head)))
+
+
+class WorkerServer:
+    """The control port: Worker and the standard health service, and the clock of the lease."""
+
+    def __init__(self, host: StageHost, face: WorkerFace) -> None:
+        self._host = host
+        self._server = grpc.aio.server(options=rpc.SERVER_OPTIONS, maximum_concurrent_rpcs=256)
+        self._health = health.aio.HealthServicer()
+        add_WorkerServicer_to_server(WorkerService(host, face), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._expiry: asyncio.Task[None] | None = None
+
+    async def start(self, address: Address) -> Address:
+        """Listen; returns the address with the port that was chosen.
+
+        Raises:
+            ConfigError: the port is in use, or the address is not this machine's.
+
+        """
+        try:
+            port = self._server.add_insecure_port(rpc.target(address))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {address}: the port is in use or the address is not this machine's; choose another "
+                "with --listen HOST:PORT (port 0 takes any free one)"
+            ) from error
+        await self._server.start()
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self._expiry = asyncio.create_task(self._expire())
+        return Address(address.host, port)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, let calls in progress end for a moment, stop listening. Idempotent."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(GRACE_S)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_CHECK_S)
+            await asyncio.to_thread(self._host.expire)

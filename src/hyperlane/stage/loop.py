@@ -1,0 +1,84 @@
+"""The loop of one stage's thread: a frame in, a step, a frame out. Knows no lock, no lease and no other thread."""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn
+
+from hyperlane.core import StageSpec, StageTiming
+from hyperlane.stage.engine import Engine
+from hyperlane.wire import codec
+from hyperlane.wire.frame import Copy, Fault, Frame, Kind, pass_on
+from hyperlane.wire.link import Link
+
+
+class PeerFault(Exception):
+    """The stage before this one sent FAULT: it is passed on, then the links are dropped."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.cause)
+        self.fault = fault
+
+
+class StageLoop:
+    """Carries messages of one epoch from one link through an engine to the next, until one of the three fails.
+
+    Payloads are received into the engine's input and sent from its output: no byte is copied in between.
+    Used by one thread; `moved_s` (monotonic), `computing`, `step` and `steps` may be read from any.
+    """
+
+    def __init__(self, spec: StageSpec, engine: Engine, upstream: Link, downstream: Link) -> None:
+        self._spec = spec
+        self._engine = engine
+        self._upstream = upstream
+        self._downstream = downstream
+        self._header_ns = 0
+        self._previous_send_us = 0
+        self.step = 0
+        self.steps = 0
+        self.computing = False
+        self.moved_s = time.monotonic()
+
+    def run(self) -> NoReturn:
+        """Serve until something fails; BYE from the stage before this one counts as `LinkClosed`."""
+        while True:
+            ready_ns = time.perf_counter_ns()
+            message = self._upstream.recv(self._place)
+            self.moved_s = time.monotonic()
+            match message:
+                case Frame():
+                    self._run_frame(message, waited_us=(self._header_ns - ready_ns) // 1000)
+                case Copy():
+                    self._engine.copy(message.source, message.destination, message.count)
+                    self._downstream.send(message)
+                case Fault():
+                    raise PeerFault(message)
+
+    def _place(self, frame: Frame) -> memoryview:
+        self._header_ns = time.perf_counter_ns()
+        return self._engine.input_buffer(frame.rows)
+
+    def _run_frame(self, frame: Frame, waited_us: int) -> None:
+        self.step = frame.step
+        self.computing = True
+        began_ns = time.perf_counter_ns()
+        payload = self._engine.step(frame.rows)
+        send_ns = time.perf_counter_ns()
+        self.computing = False
+        timing = StageTiming(
+            stage=self._spec.index,
+            waited_us=waited_us,
+            computed_us=(send_ns - began_ns) // 1000,
+            overhead_us=(began_ns - self._header_ns) // 1000,
+            previous_send_us=self._previous_send_us,
+            sent_bytes=codec.size_passed_on(frame, payload),
+        )
+        self._downstream.send(pass_on(frame, self._answers_with(frame), payload, timing))
+        self._previous_send_us = (time.perf_counter_ns() - send_ns) // 1000
+        self.steps += 1
+        self.moved_s = time.monotonic()
+
+    def _answers_with(self, frame: Frame) -> Kind:
+        if not self._spec.is_last:
+            return Kind.HIDDEN
+        return Kind.LOGITS if frame.rows and frame.rows[0].whole_logits else Kind.CANDIDATES
