@@ -1,0 +1,62 @@
+"""Byte-level BPE by the `tokenizers` library, set up from a vocabulary, its merges and a split rule.
+
+Knows no special token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from hyperlane.errors import MalformedModel
+from hyperlane.models.tokenizer_pre import SplitRule
+
+
+class ByteLevelBpe:
+    """Token ids of plain text, every byte of which is a character of the vocabulary's alphabet."""
+
+    def __init__(self, tokens: Sequence[str], merges: Sequence[str], rule: SplitRule) -> None:
+        """Build the merger.
+
+        Raises:
+            MalformedModel: a merge is not made of two tokens that join to a third.
+
+        """
+        vocabulary = {text: token for token, text in enumerate(tokens)}
+        try:
+            # The second character on: the first may itself be the separator.
+            pairs = [(merge[: (cut := merge.index(" ", 1))], merge[cut + 1 :]) for merge in merges]
+            model = models.BPE(vocabulary, pairs, ignore_merges=rule.whole_words)
+        except Exception as error:  # the library raises nothing narrower
+            raise MalformedModel(f"the vocabulary's merges (tokenizer.ggml.merges) do not fit it: {error}") from error
+        self._tokenizer = tokenizers.Tokenizer(model)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                *(pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in rule.patterns),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that is not empty."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def text_bytes(self, text: str) -> bytes:
+        """The bytes that a normal token's text stands for; what is outside the alphabet stands for itself."""
+        try:
+            return text.translate(_BYTES).encode("latin-1")
+        except UnicodeEncodeError:
+            return text.encode()
+
+
+def _alphabet() -> dict[int, int]:
+    """Code point of the alphabet → byte: printable Latin-1 characters are themselves, the rest come from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {byte: byte for byte in printable} | {256 + index: byte for index, byte in enumerate(others)}
+
+
+_BYTES = _alphabet()
