@@ -162,10 +162,20 @@ class ApiConfig:
 
     host: str = _setting("127.0.0.1", values.text, "address that the HTTP server listens on")
     port: int = _setting(8000, values.whole(0, 65535), "port of the HTTP server; 0: any free one")
-    key: str | None = _setting(
-        None, values.text, "key that clients must send as a bearer token; unset: none is asked for"
+    key: tuple[str, ...] | None = _setting(
+        None, values.some_texts, "keys, any of which clients must send as a bearer token; unset: none is asked for"
     )
-    cors_origins: tuple[str, ...] = _setting(("*",), values.texts, "web origins that browsers may call from")
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        values.texts,
+        "web origins whose pages may call, '*' for all; unset: all if a key is asked for, else pages of this machine",
+    )
+    hosts: tuple[str, ...] = _setting(
+        (), values.texts, "further names in the Host header that a server on loopback answers to, '*' for all"
+    )
+    names: tuple[str, ...] = _setting((), values.texts, "further names that requests may give the model")
+    access_log: bool = _setting(False, values.yes_or_no, "write a line to standard error for each HTTP request")
+    drain_s: float = _setting(5.0, values.seconds, "seconds that running answers may take to end after a stop signal")
     max_body: int = _setting(8 << 20, values.size, "bytes that a request's body may have")
 
     def __post_init__(self) -> None:

@@ -94,6 +94,14 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(text(item) for item in _items(value))
 
 
+def some_texts(value: object) -> tuple[str, ...]:
+    """As `texts`, one at least: so that a variable that is empty by mistake does not switch something off."""
+    found = texts(value)
+    if not found:
+        raise ValueError("one text at least is wanted")
+    return found
+
+
 def device(value: object) -> str:
     """A device's name."""
     word = text(value).lower()
