@@ -1,0 +1,198 @@
+"""A worker's data port: who connects must say HELLO in time, and is then admitted or refused by a callback.
+
+Knows no stage. A stranger costs one socket and a few hundred bytes until the deadline, and only so many at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from hyperlane import __version__
+from hyperlane.core import Address
+from hyperlane.errors import ConfigError, ProtocolError, VersionMismatch
+from hyperlane.wire.codec import FAULT, HEADER, plain, printable, read_header
+from hyperlane.wire.frame import Hello
+from hyperlane.wire.hello import HELLO_BYTES, answer_to, check_hello_header, encode_hello, read_hello
+from hyperlane.wire.kind import Kind
+from hyperlane.wire.limits import Limits
+from hyperlane.wire.sockets import SILENCE_S, tune
+from hyperlane.wire.tcp import TcpLink, peer_name
+
+HELLO_WITHIN_S = 5.0
+MAX_UNFINISHED = 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a link is not admitted: one line that its dialler is told."""
+
+    reason: str
+
+
+Admit = Callable[[Hello], Limits | Refusal]
+"""Whether a link may be opened, and the limits that hold on it (none larger than the HELLO's). Must not block.
+
+What it promises away (one link for each role of a stage) it must reserve: `deliver` always follows.
+"""
+
+Deliver = Callable[[Hello, TcpLink], None]
+"""Takes over an admitted link; its `recv` may already fail because the dialler went away. Must not block."""
+
+
+class _Handshake:
+    """One connection that has not said its HELLO yet."""
+
+    __slots__ = ("data", "deadline", "sock")
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self.sock = sock
+        self.deadline = deadline
+        self.data = bytearray()
+
+
+class DataListener:
+    """Listens from construction until `close`; one thread does all handshakes, so that none can hold up another."""
+
+    def __init__(
+        self,
+        address: Address,
+        admit: Admit,
+        deliver: Deliver,
+        *,
+        hello_within_s: float = HELLO_WITHIN_S,
+        max_unfinished: int = MAX_UNFINISHED,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._admit, self._deliver = admit, deliver
+        self._hello_within_s, self._max_unfinished, self._silence_s = hello_within_s, max_unfinished, silence_s
+        self._sock = _listen(address)
+        self._sock.setblocking(False)
+        host, port = self._sock.getsockname()[:2]
+        self.address = Address(host, port)
+        self._waker, self._woken = socket.socketpair()
+        self._unfinished: dict[socket.socket, _Handshake] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._sock, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="data-listener", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening, drop unfinished handshakes; links that were delivered live on. Idempotent."""
+        if not self._thread.is_alive():
+            return
+        self._waker.send(b"x")
+        self._thread.join()
+        self._waker.close()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            for key, _ in self._selector.select(self._next_deadline()):
+                if key.fileobj is self._woken:
+                    closing = True
+                elif key.fileobj is self._sock:
+                    self._accept()
+                else:
+                    handshake = self._unfinished.get(key.fileobj)  # type: ignore[call-overload]
+                    if handshake is not None:
+                        self._progress(handshake)
+            self._drop_late()
+        for handshake in list(self._unfinished.values()):
+            self._forget(handshake).close()
+        self._selector.close()
+        self._sock.close()
+        self._woken.close()
+
+    def _next_deadline(self) -> float | None:
+        # They are in the order of their arrival, so the first one is the next to be late.
+        for handshake in self._unfinished.values():
+            return max(0.0, handshake.deadline - time.monotonic())
+        return None
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # who knocked has gone again
+        except OSError as error:
+            log.warning("data port %s: a connection could not be accepted: %s", self.address, error)
+            time.sleep(0.05)  # out of file descriptors: trying again at once would spin
+            return
+        sock.setblocking(False)
+        if len(self._unfinished) >= self._max_unfinished:
+            # The oldest has had the most time; whoever means it sends HELLO with its first packet.
+            self._forget(next(iter(self._unfinished.values()))).close()
+        self._unfinished[sock] = _Handshake(sock, time.monotonic() + self._hello_within_s)
+        self._selector.register(sock, selectors.EVENT_READ)
+
+    def _progress(self, handshake: _Handshake) -> None:
+        try:
+            piece = handshake.sock.recv(HELLO_BYTES - len(handshake.data))
+            if not piece:
+                self._forget(handshake).close()
+                return
+            handshake.data += piece
+            if len(handshake.data) >= HEADER.size:
+                check_hello_header(read_header(handshake.data))
+            if len(handshake.data) == HELLO_BYTES:
+                self._answer(handshake)
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolError, VersionMismatch) as error:
+            log.info("data port %s: %s is no link: %s", self.address, peer_name(handshake.sock), error)
+            self._refuse(self._forget(handshake), str(error))
+
+    def _answer(self, handshake: _Handshake) -> None:
+        hello = read_hello(read_header(handshake.data), bytes(handshake.data[HEADER.size :]))
+        sock = self._forget(handshake)
+        limits = self._admit(hello)
+        if isinstance(limits, Refusal):
+            log.info("data port %s: refused %s: %s", self.address, peer_name(sock), limits.reason)
+            self._refuse(sock, limits.reason, hello)
+            return
+        with suppress(OSError):  # if the dialler is gone, the link's next call says so
+            tune(sock, self._silence_s)
+            sock.send(encode_hello(answer_to(hello, limits, __version__)))
+        self._deliver(hello, TcpLink(sock, hello.terms(limits)))
+
+    def _refuse(self, sock: socket.socket, reason: str, hello: Hello | None = None) -> None:
+        epoch, stage = (hello.epoch.counter, hello.stage) if hello else (0, 0)
+        with suppress(OSError):
+            sock.send(plain(Kind.FAULT, epoch, 0, FAULT.pack(stage) + printable(reason)))
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(4096)  # closing with bytes unread resets the connection, and the reason may be lost
+        sock.close()
+
+    def _forget(self, handshake: _Handshake) -> socket.socket:
+        del self._unfinished[handshake.sock]
+        self._selector.unregister(handshake.sock)
+        return handshake.sock
+
+    def _drop_late(self) -> None:
+        now = time.monotonic()
+        for handshake in list(self._unfinished.values()):
+            if handshake.deadline > now:
+                return
+            log.info("data port %s: %s said no HELLO in time", self.address, peer_name(handshake.sock))
+            self._refuse(self._forget(handshake), "no HELLO in time")
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        return socket.create_server(
+            (address.host, address.port), family=socket.AF_INET6 if ":" in address.host else socket.AF_INET, backlog=64
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: {error.strerror or error}; choose another port, or 0 for any free one"
+        ) from error

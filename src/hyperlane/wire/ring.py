@@ -1,0 +1,182 @@
+"""The head's two ends of a pipeline over TCP: never blocks in a send, always reads. Knows no request and no plan."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from hyperlane.core import Address
+from hyperlane.errors import EngineFault, HyperlaneError, LinkBroken, LinkClosed, LinkError
+from hyperlane.wire.codec import bye, encode
+from hyperlane.wire.dial import dial
+from hyperlane.wire.frame import Copy, Fault, Frame, Hello
+from hyperlane.wire.kind import Buffer
+from hyperlane.wire.limits import Terms
+from hyperlane.wire.reader import FrameReader, place_afresh
+from hyperlane.wire.sockets import rest_after, send_some
+from hyperlane.wire.tcp import peer_name
+
+RECEIVES_PER_POLL = 64
+"""After so many receives `poll` returns what it has, however much more is there: commits must not starve."""
+
+LAST_WORDS_S = 0.2
+"""A stage that fails sends FAULT onward and drops both links: its cause may arrive after the other link's end."""
+
+
+class TcpRing:
+    """Two connections whose HELLO is done; frames go out on `upstream` and come back on `downstream`. See `Ring`."""
+
+    def __init__(self, upstream: tuple[socket.socket, Terms], downstream: tuple[socket.socket, Terms]) -> None:
+        self._up, self._up_terms = upstream
+        self._down, down_terms = downstream
+        # Nothing but FAULT and BYE comes back on the link to stage 0.
+        self._up_reader = FrameReader(replace(self._up_terms, kinds=frozenset()))
+        self._reader = FrameReader(down_terms)
+        self._place = place_afresh(down_terms)
+        self._names = {
+            self._up: f"stage 0 at {peer_name(self._up)}",
+            self._down: f"the last stage at {peer_name(self._down)}",
+        }
+        self._backlog: list[Buffer] = []
+        self._failure: HyperlaneError | None = None
+        self._closed = False
+        self._waker, self._woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        for sock in (self._up, self._down, self._waker, self._woken):
+            sock.setblocking(False)
+        for sock in (self._up, self._down, self._woken):
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    @classmethod
+    def connect(cls, first: Address, to_first: Hello, last: Address, from_last: Hello, timeout_s: float) -> TcpRing:
+        """Dial stage 0 (role UPSTREAM) and the last stage (role DOWNSTREAM); they may be the same.
+
+        Raises:
+            HyperlaneError: as `dial.connect`.
+
+        """
+        upstream = dial(first, to_first, timeout_s)
+        try:
+            downstream = dial(last, from_last, timeout_s)
+        except HyperlaneError:
+            upstream[0].close()
+            raise
+        return cls(upstream, downstream)
+
+    def send(self, message: Frame | Copy) -> None:
+        """As `Ring.send`."""
+        if self._closed:
+            raise LinkClosed("the ring is closed")
+        if self._failure is not None:
+            return
+        buffers = encode(message)
+        if self._backlog:
+            self._backlog += buffers
+        else:
+            self._backlog = buffers
+            self._flush()
+            if self._backlog:
+                self._selector.modify(self._up, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    def poll(self, timeout_s: float | None) -> Sequence[Frame]:
+        """As `Ring.poll`."""
+        if self._closed:
+            raise LinkClosed("the ring is closed")
+        frames: list[Frame] = []
+        if self._failure is None:
+            self._turn(timeout_s, frames)
+        if self._failure is not None and not frames:
+            raise self._failure
+        return frames
+
+    def wake(self) -> None:
+        """As `Ring.wake`."""
+        with suppress(OSError):  # full: it is awake anyway; closed: nobody sleeps
+            self._waker.send(b"x")
+
+    def close(self) -> None:
+        """As `Ring.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._selector.close()
+        for sock, epoch in ((self._up, self._up_terms.epoch), (self._down, self._up_terms.epoch)):
+            with suppress(OSError):  # a peer that is gone or full does without BYE
+                if not (sock is self._up and self._backlog):
+                    sock.send(bye(epoch))
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        self._waker.close()
+        self._woken.close()
+
+    def _turn(self, timeout_s: float | None, frames: list[Frame]) -> None:
+        ready = {key.fileobj: events for key, events in self._selector.select(timeout_s)}
+        if self._woken in ready:
+            with suppress(BlockingIOError):
+                self._woken.recv(4096)
+        if self._down in ready:
+            self._read(self._down, self._reader, frames)
+        events = ready.get(self._up, 0)
+        if events & selectors.EVENT_READ and self._failure is None:
+            self._read(self._up, self._up_reader, frames)
+        if events & selectors.EVENT_WRITE and self._failure is None:
+            self._flush()
+            if not self._backlog:
+                self._selector.modify(self._up, selectors.EVENT_READ)
+        if isinstance(self._failure, LinkError):
+            self._hear_last_words(frames)
+
+    def _flush(self) -> None:
+        """Give the kernel what it takes. A failure is told by `poll`, which may know a better reason."""
+        try:
+            while self._backlog:
+                sent = send_some(self._up, self._backlog)
+                self._backlog = rest_after(self._backlog, sent)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(LinkBroken(f"sending to {self._names[self._up]} failed: {error.strerror or error}"))
+
+    def _read(self, sock: socket.socket, reader: FrameReader, frames: list[Frame]) -> None:
+        try:
+            for _ in range(RECEIVES_PER_POLL):
+                buffer = reader.buffer()
+                count = sock.recv_into(buffer)
+                if not count:
+                    where = "in the middle of a frame" if reader.in_mid_frame else "without BYE"
+                    raise LinkBroken(f"the connection was ended {where}")
+                reader.received(count)
+                while (message := reader.next(self._place)) is not None:
+                    if isinstance(message, Frame):
+                        frames.append(message)
+                    elif isinstance(message, Fault):
+                        raise EngineFault(f"stage {message.stage}, step {message.step}: {message.cause}")
+                if count < len(buffer) and frames:
+                    return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail(LinkBroken(f"receiving from {self._names[sock]} failed: {error.strerror or error}"))
+        except LinkError as error:
+            self._fail(type(error)(f"{self._names[sock]}: {error}"))
+        except EngineFault as error:
+            self._fail(error)
+
+    def _fail(self, failure: HyperlaneError) -> None:
+        self._failure = failure
+
+    def _hear_last_words(self, frames: list[Frame]) -> None:
+        """A FAULT that is still on its way round says more than the end of a connection."""
+        failure, until = self._failure, time.monotonic() + LAST_WORDS_S
+        self._failure = None
+        self._selector.unregister(self._up)
+        self._selector.unregister(self._woken)
+        while self._failure is None and (left := until - time.monotonic()) > 0:
+            if self._selector.select(left):
+                self._read(self._down, self._reader, frames)
+        if not isinstance(self._failure, EngineFault):
+            self._failure = failure

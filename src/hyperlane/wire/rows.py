@@ -1,0 +1,163 @@
+"""Rows and timing records as bytes. Pure; the layout is in `docs/wire-format.md`."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Sequence
+
+from hyperlane.core import Row, StageTiming
+from hyperlane.errors import ProtocolError
+from hyperlane.wire.limits import Limits
+
+ROW = struct.Struct("<dIIIHHHBB")
+"""temperature, start, count, listed wants, slot, top_k, extra ids, how wants are given, flags."""
+
+TIMING = struct.Struct("<QIIIII")
+"""waited, computed, overhead, previous send (all microseconds), sent bytes, stage."""
+
+WORD = 4
+WANT_NONE, WANT_LAST, WANT_LIST = 0, 1, 2
+WHOLE_LOGITS = 1
+_INFINITY = float("inf")
+
+
+def rows_size(rows: Sequence[Row]) -> int:
+    """Bytes of these rows."""
+    size = ROW.size * len(rows)
+    for row in rows:
+        want = row.want
+        listed = 0 if len(want) == 1 and want[0] == row.count - 1 else len(want)
+        size += WORD * (listed + len(row.extra_ids))
+    return size
+
+
+def largest_rows_size(limits: Limits) -> int:
+    """The most bytes that the rows of one frame can have under these limits."""
+    return limits.max_rows * (ROW.size + WORD * limits.max_extra_ids) + WORD * limits.max_step_tokens
+
+
+def pack_rows(rows: Sequence[Row]) -> bytes:
+    """Fixed parts of all rows, then each row's lists: wanted positions that are listed, extra ids.
+
+    Raises:
+        struct.error: a number is outside its field's range.
+
+    """
+    pack = ROW.pack
+    parts = []
+    lists: list[int] = []
+    for row in rows:
+        want, extra = row.want, row.extra_ids
+        mode, listed = WANT_NONE, 0
+        if want:
+            if len(want) == 1 and want[0] == row.count - 1:
+                mode = WANT_LAST
+            else:
+                mode, listed = WANT_LIST, len(want)
+                lists += want
+        if extra:
+            lists += extra
+        flags = WHOLE_LOGITS if row.whole_logits else 0
+        parts.append(pack(row.temperature, row.start, row.count, listed, row.slot, row.top_k, len(extra), mode, flags))
+    if lists:
+        parts.append(struct.pack(f"<{len(lists)}I", *lists))
+    return b"".join(parts)
+
+
+def unpack_rows(data: memoryview, count: int, limits: Limits) -> tuple[Row, ...]:
+    """Rows from exactly these bytes, every field checked.
+
+    Raises:
+        ProtocolError: the message names the row and the field.
+
+    """
+    fixed = count * ROW.size
+    if len(data) < fixed or (len(data) - fixed) % WORD:
+        raise ProtocolError(f"{len(data)} bytes cannot hold {count} rows")
+    words = struct.unpack(f"<{(len(data) - fixed) // WORD}I", data[fixed:]) if len(data) > fixed else ()
+    rows: list[Row] = []
+    tokens = at = 0
+    for fields in ROW.iter_unpack(data[:fixed]):
+        temperature, start, length, listed, slot, top_k, extras, mode, flags = fields
+        tokens += length
+        if (
+            not 0.0 < temperature < _INFINITY
+            or not length
+            or start + length > limits.context
+            or slot >= limits.slots
+            or not 0 < top_k <= limits.max_top_k
+            or top_k > limits.vocab
+            or tokens > limits.max_step_tokens
+            or mode > WANT_LIST
+            or flags > WHOLE_LOGITS
+            or (listed > 0) is not (mode == WANT_LIST)
+        ):
+            raise _wrong_row(len(rows), fields, tokens, limits)
+        want: tuple[int, ...] = (length - 1,) if mode == WANT_LAST else ()
+        extra_ids: tuple[int, ...] = ()
+        if listed:
+            want, at = words[at : at + listed], at + listed
+            _check_want(len(rows), want, listed, length)
+        if extras:
+            extra_ids, at = words[at : at + extras], at + extras
+            _check_extra(len(rows), extra_ids, extras, limits)
+        rows.append(Row(slot, start, length, want, top_k, extra_ids, temperature, flags == WHOLE_LOGITS))
+    if at != len(words):
+        raise ProtocolError(f"the rows' lists take {at} words, but {len(words)} came")
+    if count > 1:
+        _check_together(rows)
+    return tuple(rows)
+
+
+def _wrong_row(index: int, fields: tuple[float, ...], tokens: int, limits: Limits) -> ProtocolError:
+    temperature, start, length, listed, slot, top_k, _, mode, flags = fields
+    return ProtocolError(
+        f"row {index}: slot {slot} of {limits.slots}, positions {start} + {length} of {limits.context}, "
+        f"{tokens} tokens of {limits.max_step_tokens}, K {top_k} of {min(limits.max_top_k, limits.vocab)}, "
+        f"temperature {temperature}, want mode {mode} with {listed} listed, flags {flags}: one is not allowed"
+    )
+
+
+def _check_want(index: int, want: tuple[int, ...], listed: int, length: int) -> None:
+    if len(want) != listed or want[-1] >= length or any(a >= b for a, b in itertools.pairwise(want)):
+        raise ProtocolError(f"row {index}: wanted positions are not ascending within its {length} tokens")
+
+
+def _check_extra(index: int, extra_ids: tuple[int, ...], extras: int, limits: Limits) -> None:
+    if extras > limits.max_extra_ids or len(extra_ids) != extras or max(extra_ids) >= limits.vocab:
+        raise ProtocolError(
+            f"row {index}: {extras} extra ids are more than {limits.max_extra_ids}, cut short, "
+            f"or beyond the vocabulary of {limits.vocab}"
+        )
+
+
+def _check_together(rows: Sequence[Row]) -> None:
+    if len({row.slot for row in rows}) != len(rows):
+        raise ProtocolError("a slot appears in two rows of one frame")
+    whole = [row.whole_logits for row in rows]
+    if any(whole) and not all(whole):
+        raise ProtocolError("some rows of one frame ask for whole logits and others do not")
+
+
+def pack_timings(timings: Sequence[StageTiming]) -> bytes:
+    """One record for each stage passed, oldest first.
+
+    Raises:
+        struct.error: a number is negative or outside its field's range.
+
+    """
+    pack = TIMING.pack
+    return b"".join(
+        [pack(t.waited_us, t.computed_us, t.overhead_us, t.previous_send_us, t.sent_bytes, t.stage) for t in timings]
+    )
+
+
+def unpack_timings(data: memoryview) -> tuple[StageTiming, ...]:
+    """Timing records from exactly these bytes, whose length is a whole number of records."""
+    return tuple(
+        [
+            StageTiming(stage, waited, computed, overhead, previous_send, sent)
+            for waited, computed, overhead, previous_send, sent, stage in TIMING.iter_unpack(data)
+        ]
+    )

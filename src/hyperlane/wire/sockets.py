@@ -1,0 +1,74 @@
+"""TCP sockets set up for frames, and gather writes that every platform can do. Knows buffers, not what they mean."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+
+from hyperlane.wire.kind import Buffer
+
+SILENCE_S = 60
+"""After how many seconds without a sign of life from the peer's kernel a connection is given up.
+
+Linux applies TCP_USER_TIMEOUT also to a peer that lives but takes nothing, so it must exceed the longest step of a
+slow stage. A hung worker is found much earlier, by Health.
+"""
+
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_INTERVAL_S = 5
+JOIN_BELOW_BYTES = 1 << 16
+
+_HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
+
+
+def _most_buffers() -> int:
+    try:
+        return max(16, os.sysconf("SC_IOV_MAX"))
+    except (AttributeError, ValueError, OSError):
+        return 16
+
+
+_MOST_BUFFERS = _most_buffers() if _HAS_SENDMSG else 0
+
+
+def tune(sock: socket.socket, silence_s: float = SILENCE_S) -> None:
+    """No delay for small frames, and an end to connections whose peer has vanished. Buffer sizes stay the kernel's."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPALIVE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", max(1, int(silence_s - KEEPALIVE_IDLE_S) // KEEPALIVE_INTERVAL_S)),
+        ("TCP_USER_TIMEOUT", int(silence_s * 1000)),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def send_some(sock: socket.socket, buffers: Sequence[Buffer]) -> int:
+    """One system call: how many bytes of the buffers, in order, the kernel took."""
+    if _HAS_SENDMSG:
+        return sock.sendmsg(buffers if len(buffers) <= _MOST_BUFFERS else buffers[:_MOST_BUFFERS])
+    if len(buffers) == 1:
+        return sock.send(buffers[0])
+    small: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        size += memoryview(buffer).nbytes
+        if small and size > JOIN_BELOW_BYTES:
+            break
+        small.append(buffer)
+    return sock.send(b"".join(small) if len(small) > 1 else small[0])
+
+
+def rest_after(buffers: Sequence[Buffer], sent: int) -> list[Buffer]:
+    """What is left of the buffers once the first `sent` bytes are gone. Nothing is copied."""
+    for index, buffer in enumerate(buffers):
+        view = memoryview(buffer)
+        if sent < view.nbytes:
+            return [view.cast("B")[sent:], *buffers[index + 1 :]]
+        sent -= view.nbytes
+    return []

@@ -1,0 +1,111 @@
+"""A `Link` over a TCP connection whose HELLO is done. Small frames cost one system call to send and one to receive."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+from hyperlane.errors import LinkBroken, LinkClosed, LinkError, ProtocolError
+from hyperlane.wire.codec import bye, encode, size_of
+from hyperlane.wire.frame import Message
+from hyperlane.wire.limits import Terms
+from hyperlane.wire.link import PlacePayload
+from hyperlane.wire.reader import FrameReader
+from hyperlane.wire.sockets import rest_after, send_some
+
+
+class TcpLink:
+    """One connection of one epoch; takes over a connected blocking socket. See `Link` for what is promised."""
+
+    def __init__(self, sock: socket.socket, terms: Terms) -> None:
+        sock.settimeout(None)
+        self._sock = sock
+        self._terms = terms
+        self._reader = FrameReader(terms)
+        self._sending = threading.Lock()
+        self._ended = False
+        self._peer = peer_name(sock)
+
+    @property
+    def terms(self) -> Terms:
+        """What was agreed in HELLO."""
+        return self._terms
+
+    @property
+    def peer(self) -> str:
+        """HOST:PORT of the other end, for messages."""
+        return self._peer
+
+    def send(self, message: Message) -> None:
+        """As `Link.send`."""
+        buffers = encode(message)
+        with self._sending:
+            try:
+                sent = send_some(self._sock, buffers)
+                # A blocking socket takes everything at once, unless there are very many buffers or a signal came.
+                while buffers and sent < sum(map(size_of, buffers)):
+                    buffers = rest_after(buffers, sent)
+                    sent = send_some(self._sock, buffers)
+            except OSError as error:
+                raise self._error("sending to", error) from error
+
+    def recv(self, place: PlacePayload) -> Message:
+        """As `Link.recv`."""
+        reader = self._reader
+        if self._ended:
+            raise LinkClosed(f"the link with {self._peer} is closed")
+        try:
+            while (message := reader.next(place)) is None:
+                count = self._sock.recv_into(reader.buffer())
+                if not count:
+                    raise self._end_of_stream()
+                reader.received(count)
+        except ProtocolError as error:
+            self._ended = True  # so that no BYE makes this look like an orderly end to the peer
+            self.close()
+            raise ProtocolError(f"{self._peer}: {error}") from error
+        except LinkClosed:
+            self._ended = True
+            raise
+        except OSError as error:
+            raise self._error("receiving from", error) from error
+        return message
+
+    def abort(self) -> None:
+        """As `Link.abort`."""
+        self._ended = True
+        with suppress(OSError):  # it may be closed or reset already
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """As `Link.close`."""
+        ended, self._ended = self._ended, True
+        if not ended and self._sending.acquire(blocking=False):
+            with suppress(OSError):  # nobody waits for this BYE: a peer that is gone or full does without
+                self._sock.setblocking(False)
+                self._sock.send(bye(self._terms.epoch))
+            self._sending.release()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def _end_of_stream(self) -> LinkError:
+        if self._ended:
+            return LinkClosed(f"the link with {self._peer} was closed on this side")
+        where = "in the middle of a frame" if self._reader.in_mid_frame else "without BYE"
+        return LinkBroken(f"{self._peer} ended the connection {where}")
+
+    def _error(self, doing: str, error: OSError) -> LinkError:
+        if self._ended:
+            return LinkClosed(f"the link with {self._peer} was closed on this side")
+        return LinkBroken(f"{doing} {self._peer} failed: {error.strerror or error}")
+
+
+def peer_name(sock: socket.socket) -> str:
+    """HOST:PORT of the other end, or what can be said of a socket that has none."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return "a peer that is gone"
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a local peer"
