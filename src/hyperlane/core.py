@@ -429,7 +429,10 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
-    """What the head knows of itself now. Counters count since the start. `ready`: see `TextGenerator.ready`."""
+    """What the head knows of itself now. Counters count since the start. `ready`: see `TextGenerator.ready`.
+
+    `sent_bytes_per_token`: on the link to stage 0, as `StageStatus` has it for the others; 0 before the first token.
+    """
 
     model: str
     ready: bool
@@ -447,6 +450,7 @@ class HeadStatus:
     logits_refetched: int
     ring_us: float
     uptime_s: float
+    sent_bytes_per_token: float = 0.0
 
 
 class TextGenerator(Protocol):

@@ -1,0 +1,143 @@
+"""Groups of options that several commands share. Meanings and defaults come from the configuration they set."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hyperlane import config
+from hyperlane.config import ApiConfig, ServeConfig, WorkerConfig
+
+_SAMPLING, _CLUSTER, _API = "Sampling", "Workers and memory", "HTTP"
+
+
+def _option(role: type[ServeConfig | WorkerConfig | ApiConfig], name: str, *flags: str, **more: Any) -> Any:  # noqa: ANN401 (typer's own type is Any)
+    """An option that sets a field of a role and says what the field means."""
+    return typer.Option(*flags, help=config.meaning_of(role, name), show_default=False, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class CommonFlags:
+    """What every command takes."""
+
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="configuration file (TOML) to use", show_default=False),
+    ] = None
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens; tracebacks of errors")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeFlags:
+    """What decides where a model runs: the fields of `ServeConfig`."""
+
+    workers: Annotated[
+        list[str] | None,
+        _option(ServeConfig, "workers", "--worker", "-w", metavar="HOST:PORT", rich_help_panel=_CLUSTER),
+    ] = None
+    local_workers: Annotated[
+        int | None, _option(ServeConfig, "local_workers", metavar="N", rich_help_panel=_CLUSTER)
+    ] = None
+    slots: Annotated[int | None, _option(ServeConfig, "slots", metavar="N", rich_help_panel=_CLUSTER)] = None
+    context: Annotated[int | None, _option(ServeConfig, "context", metavar="N", rich_help_panel=_CLUSTER)] = None
+    threads: Annotated[int | None, _option(ServeConfig, "threads", metavar="N", rich_help_panel=_CLUSTER)] = None
+    device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
+    memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
+
+    def resolve(self, model: str, common: CommonFlags) -> ServeConfig:
+        """The configuration that these flags, the variables and the file make together."""
+        return config.load(ServeConfig, common.config, model=model, **_given(self))
+
+
+@dataclass(frozen=True, slots=True)
+class ApiFlags:
+    """Where HTTP is served: fields of `ApiConfig`."""
+
+    host: Annotated[str | None, _option(ApiConfig, "host", metavar="HOST", rich_help_panel=_API)] = None
+    port: Annotated[int | None, _option(ApiConfig, "port", "--port", "-p", metavar="N", rich_help_panel=_API)] = None
+    key: Annotated[list[str] | None, _option(ApiConfig, "key", "--api-key", metavar="KEY", rich_help_panel=_API)] = None
+
+    def resolve(self, common: CommonFlags) -> ApiConfig:
+        """The configuration that these flags, the variables and the file make together."""
+        return config.load(ApiConfig, common.config, **_given(self))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFlags:
+    """What one worker is: the fields of `WorkerConfig`."""
+
+    listen: Annotated[str | None, _option(WorkerConfig, "listen", metavar="HOST:PORT")] = None
+    device: Annotated[str | None, _option(WorkerConfig, "device", metavar="NAME")] = None
+    threads: Annotated[int | None, _option(WorkerConfig, "threads", metavar="N")] = None
+    memory: Annotated[str | None, _option(WorkerConfig, "memory", metavar="SIZE")] = None
+    insecure: Annotated[bool, _option(WorkerConfig, "insecure", "--insecure")] = False
+    announce: Annotated[bool, _option(WorkerConfig, "announce", "--announce", hidden=True)] = False
+
+    def resolve(self, common: CommonFlags) -> WorkerConfig:
+        """The configuration that these flags, the variables and the file make together."""
+        return config.load(WorkerConfig, common.config, **_given(self))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingFlags:
+    """How the next token is picked: fields of `core.SamplingParams`, whose defaults hold where nothing is given."""
+
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", "-t", help="0 is greedy; the default is 1", rich_help_panel=_SAMPLING),
+    ] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="sample within this share of the probability", rich_help_panel=_SAMPLING)
+    ] = None
+    top_k: Annotated[
+        int | None, typer.Option(help="sample from the N most probable tokens", metavar="N", rich_help_panel=_SAMPLING)
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="leave out tokens below this share of the best one's probability", rich_help_panel=_SAMPLING),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(help="the same seed gives the same answer", metavar="N", rich_help_panel=_SAMPLING)
+    ] = None
+    presence_penalty: Annotated[
+        float | None, typer.Option(help="lower tokens that have occurred, -2 to 2", rich_help_panel=_SAMPLING)
+    ] = None
+    frequency_penalty: Annotated[
+        float | None, typer.Option(help="lower tokens by how often they occurred, -2 to 2", rich_help_panel=_SAMPLING)
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(help="divide the logits of tokens that have occurred; 1 is none", rich_help_panel=_SAMPLING),
+    ] = None
+
+    def given(self) -> dict[str, float]:
+        """Sampling options by name, those that were given."""
+        return _given(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFlags:
+    """Where an answer ends."""
+
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens", "-n", help="tokens of the answer; the default is until it ends", metavar="N", min=1
+        ),
+    ] = None
+    stop: Annotated[
+        list[str] | None, typer.Option(help="text that ends the answer; may be given several times", metavar="TEXT")
+    ] = None
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="system message of the conversation", metavar="TEXT")
+    ] = None
+
+
+def _given(group: Any) -> dict[str, Any]:  # noqa: ANN401 (any group of flags)
+    """The options of a group that were given, by name."""
+    found = {option.name: getattr(group, option.name) for option in dataclasses.fields(group)}
+    return {name: value for name, value in found.items() if value is not None and value is not False and value != []}

@@ -1,0 +1,65 @@
+"""The `hyperlane` program: its commands, `--version`, and what `python -m hyperlane` runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from hyperlane import __version__
+from hyperlane.cli import chat, run, serve, status, worker
+
+app = typer.Typer(
+    name="hyperlane",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hyperlane {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """One language model over the machines of a LAN, behind one OpenAI-compatible endpoint.
+
+    [bold]Begin with[/bold]
+
+    hyperlane run smollm2-135m "Why is the sky blue?" --local-workers 2
+
+    Settings also come from variables (HYPERLANE_SERVE_SLOTS=8) and from a file (section serve: slots = 8).
+
+    Exit codes: 0 done, 2 wrong use, 3 model file, 4 runtime or device, 5 workers, 6 link or pipeline, 7 transfer,
+    130 Ctrl-C.
+    """
+
+
+for _name, _command in {
+    "run": run.run,
+    "chat": chat.chat,
+    "serve": serve.serve,
+    "worker": worker.worker,
+    "status": status.status,
+}.items():
+    app.command(_name)(_command)
+
+
+def main() -> None:
+    """Run the command line; a reader of our output that has gone away is no error worth words."""
+    try:
+        app()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,147 @@
+"""Plans, statuses and answers as text for people and as plain data for JSON. Pure; knows no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hyperlane.answer import Answer
+from hyperlane.core import HeadStatus, Plan
+from hyperlane.plain import Plain, plain
+
+
+def human_bytes(count: float) -> str:
+    """Bytes with a unit: `512 B`, `61.2 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, each column as wide as its widest cell."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def plan_table(plan: Plan) -> str:
+    """Which layers run where, and the bytes they were counted with."""
+    head = ("stage", "layers", "worker", "device", "weights", "KV", "workspace", "free")
+    rows = [
+        (
+            str(stage.index),
+            str(stage.layers),
+            f"{stage.worker.control}",
+            f"{stage.worker.device} × {stage.worker.threads}" if stage.worker.threads else stage.worker.device,
+            human_bytes(stage.weight_bytes),
+            human_bytes(stage.kv_bytes),
+            human_bytes(stage.workspace_bytes),
+            human_bytes(stage.worker.memory_free),
+        )
+        for stage in plan.stages
+    ]
+    return columns([head, *rows])
+
+
+def plan_line(plan: Plan) -> str:
+    """The plan in one line."""
+    model = plan.model
+    return (
+        f"{model.name}: {model.layers} layers on {len(plan.stages)} worker(s), "
+        f"{plan.slots} slots of {plan.context} tokens"
+    )
+
+
+def stages_table(status: HeadStatus) -> str:
+    """Which layers ran where, and what a step took there."""
+    head = ("stage", "layers", "worker", "device", "computes", "other", "waits", "sends on")
+    rows = [
+        (
+            str(stage.plan.index),
+            str(stage.plan.layers),
+            str(stage.plan.worker.control),
+            stage.plan.worker.device,
+            f"{stage.computed_us / 1000:.2f} ms",
+            f"{stage.overhead_us:.0f} µs",
+            f"{stage.waited_us / 1000:.2f} ms",
+            f"{human_bytes(stage.sent_bytes_per_token)}/token",
+        )
+        for stage in status.stages
+    ]
+    return columns([head, *rows])
+
+
+def links_line(status: HeadStatus) -> str:
+    """Bytes per token on each link of the ring."""
+    hops = (f"{source} → {target} {human_bytes(sent)}" for source, target, sent in _links(status))
+    return "bytes per token: " + ", ".join(hops)
+
+
+def status_text(status: HeadStatus) -> str:
+    """All that `hyperlane status` shows."""
+    load = f"{status.active} of {status.slots} slots busy, {status.queued} waiting"
+    counts = (
+        f"{status.requests_admitted} requests admitted, {status.requests_ended} ended, "
+        f"{status.requests_refused} refused; {status.prompt_tokens} prompt and {status.completion_tokens} answer tokens"
+    )
+    state = "ready" if status.ready else "not ready"
+    return "\n".join(
+        (
+            f"{status.model}: {state}, plan {status.epoch}, up {status.uptime_s:.0f} s",
+            f"{load}; a round of the ring takes {status.ring_us / 1000:.2f} ms",
+            counts,
+            "",
+            stages_table(status),
+            links_line(status),
+        )
+    )
+
+
+def answer_line(answer: Answer) -> str:
+    """Tokens and times of one answer."""
+    usage, timings = answer.usage, answer.timings
+    rate = f", then {answer.tokens_per_s:.1f} tokens/s" if answer.tokens_per_s else ""
+    return (
+        f"{usage.prompt_tokens} prompt + {usage.completion_tokens} answer tokens, "
+        f"first after {timings.ttft_s:.2f} s{rate} ({answer.finish_reason})"
+    )
+
+
+def answer_summary(answer: Answer, status: HeadStatus) -> str:
+    """What is shown after an answer: which layers ran where, bytes on the links, tokens and times."""
+    return "\n".join((stages_table(status), links_line(status), answer_line(answer)))
+
+
+def answer_plain(answer: Answer, status: HeadStatus) -> Plain:
+    """An answer with usage, timings, plan and measurements, for JSON."""
+    timings = answer.timings
+    return {
+        "model": status.model,
+        "answer": str(answer),
+        "finish_reason": str(answer.finish_reason),
+        "usage": plain(answer.usage),
+        "timings": {
+            "queued_s": timings.queued_s,
+            "ttft_s": timings.ttft_s,
+            "decode_s": timings.decode_s,
+            "tokens_per_s": answer.tokens_per_s,
+        },
+        "plan": plain(status.plan),
+        "links": [{"from": source, "to": target, "bytes_per_token": sent} for source, target, sent in _links(status)],
+        "stages": [
+            {
+                "index": stage.plan.index,
+                "computed_us": stage.computed_us,
+                "waited_us": stage.waited_us,
+                "overhead_us": stage.overhead_us,
+            }
+            for stage in status.stages
+        ],
+    }
+
+
+def _links(status: HeadStatus) -> list[tuple[str, str, float]]:
+    """Who sends to whom, and how many bytes per token."""
+    names = ["head", *(str(stage.plan.index) for stage in status.stages), "head"]
+    sent = [status.sent_bytes_per_token, *(stage.sent_bytes_per_token for stage in status.stages)]
+    return list(zip(names, names[1:], sent, strict=False))

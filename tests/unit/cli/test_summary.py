@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from hyperlane import summary
+from hyperlane.answer import Answer
+from hyperlane.core import Finished, FinishReason, HeadStatus, RequestTimings, Usage
+from hyperlane.plain import plain, revive
+from hyperlane.testing.fake_generator import FakeGenerator
+
+
+@pytest.fixture
+def status() -> HeadStatus:
+    status = FakeGenerator().status()
+    stages = tuple(
+        dataclasses.replace(stage, computed_us=1500.0, overhead_us=40.0, sent_bytes_per_token=2304.0 / (index + 1))
+        for index, stage in enumerate(status.stages)
+    )
+    return dataclasses.replace(status, stages=stages, sent_bytes_per_token=76.0)
+
+
+@pytest.fixture
+def answer() -> Answer:
+    return Answer("Blue.", Finished(FinishReason.STOP, Usage(9, 5), RequestTimings(0.0, 0.25, 2.0)))
+
+
+def test_a_status_survives_json(status):
+    assert revive(HeadStatus, json.loads(json.dumps(plain(status)))) == status
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"model": 3}, {"model": "x", "plan": []}])
+def test_what_is_no_status_is_refused(data):
+    with pytest.raises(ValueError, match=r"stands where|this is no"):
+        revive(HeadStatus, data)
+
+
+def test_what_has_no_plain_form_is_refused():
+    with pytest.raises(TypeError, match="object"):
+        plain(object())
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (200 << 20, "200 MiB"), (3 << 40, "3.0 TiB")]
+)
+def test_bytes_have_units(count, text):
+    assert summary.human_bytes(count) == text
+
+
+def test_an_answers_summary_names_layers_times_and_links(answer, status):
+    lines = summary.answer_summary(answer, status).splitlines()
+    assert lines[1].split()[:2] == ["0", "0-1"]
+    assert lines[2].split()[:2] == ["1", "2-3"]
+    assert lines[3] == "bytes per token: head → 0 76 B, 0 → 1 2.2 KiB, 1 → head 1.1 KiB"
+    assert lines[4] == "9 prompt + 5 answer tokens, first after 0.25 s, then 2.0 tokens/s (stop)"
+
+
+def test_an_answer_as_json_holds_what_the_summary_says(answer, status):
+    found = json.loads(json.dumps(summary.answer_plain(answer, status)))
+    assert found["answer"] == "Blue."
+    assert found["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 0}
+    assert found["timings"]["tokens_per_s"] == 2.0
+    assert [stage["layers"] for stage in found["plan"]["stages"]] == [{"first": 0, "last": 2}, {"first": 2, "last": 4}]
+    assert [link["bytes_per_token"] for link in found["links"]] == [76.0, 2304.0, 1152.0]
+
+
+def test_columns_are_as_wide_as_their_widest_cell():
+    assert summary.columns([("a", "b"), ("long", "x")]) == "a     b\nlong  x"
+
+
+def test_a_status_for_people_names_load_and_stages(status):
+    text = summary.status_text(status)
+    assert "toy: ready" in text
+    assert "0 of 4 slots busy" in text
+    assert "127.0.0.1:1" in text
+
+
+def test_a_plan_for_people_has_a_row_for_each_stage(status):
+    assert len(summary.plan_table(status.plan).splitlines()) == 1 + len(status.plan.stages)
+    assert summary.plan_line(status.plan) == "toy: 4 layers on 2 worker(s), 4 slots of 512 tokens"
