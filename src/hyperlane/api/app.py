@@ -20,7 +20,7 @@ from hyperlane.api.completions import create_completion
 from hyperlane.api.edge import Edge
 from hyperlane.api.errors import answer_error, answer_http_exception
 from hyperlane.api.frame import RequestFrame
-from hyperlane.api.info import describe_server, list_models, report_readiness, retrieve_model
+from hyperlane.api.info import describe_server, list_models, report_readiness, report_status, retrieve_model
 from hyperlane.api.schema import ChatRequest, CompletionRequest
 from hyperlane.config import ApiConfig
 from hyperlane.core import TextGenerator
@@ -77,6 +77,10 @@ def _add_routes(app: FastAPI, edge: Edge) -> None:
     @app.get("/ready", tags=["server"])
     async def ready() -> Response:
         return report_readiness(edge)
+
+    @app.get("/status", tags=["server"])
+    async def status() -> Response:
+        return report_status(edge)
 
     @app.get("/", tags=["server"])
     async def root() -> Response:

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the one model that is served. GET /, /health, /ready: the server itself."""
+"""GET /v1/models and /v1/models/{id}: the one model that is served. GET /, /health, /ready, /status: the server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 from hyperlane import __version__
 from hyperlane.api.chunks import JsonObject
 from hyperlane.api.edge import Edge
+from hyperlane.plain import plain
 
 
 def list_models(edge: Edge) -> JsonObject:
@@ -52,3 +53,8 @@ def report_readiness(edge: Edge) -> Response:
         return JSONResponse({"status": "ready"})
     reason = "No token has gone through every stage of the running plan since it was loaded or a link of it failed."
     return JSONResponse({"status": "not ready", "reason": reason}, 503, {"retry-after": "5"})
+
+
+def report_status(edge: Edge) -> Response:
+    """The head's `HeadStatus` by field name: plan, stages' times, bytes on the links, counters."""
+    return JSONResponse(plain(edge.generator.status()))

@@ -47,7 +47,7 @@ def status(
 
     edge = config.load(ApiConfig, common.config)
     base = (url or f"http://{Address(edge.host, edge.port)}").rstrip("/").removesuffix("/v1")
-    answer = fetch(f"{base}/status", key or next(iter(edge.key), None))
+    answer = fetch(f"{base}/status", key or (edge.key[0] if edge.key else None))
     try:
         head = revive(HeadStatus, json.loads(answer))
     except ValueError as error:
