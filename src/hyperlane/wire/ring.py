@@ -23,6 +23,9 @@ from hyperlane.wire.tcp import peer_name
 RECEIVES_PER_POLL = 64
 """After so many receives `poll` returns what it has, however much more is there: commits must not starve."""
 
+STAGING_BYTES = 1 << 15
+"""The head's reader takes several answers with one system call; at most this much of a frame is copied once."""
+
 LAST_WORDS_S = 0.2
 """A stage that fails sends FAULT onward and drops both links: its cause may arrive after the other link's end."""
 
@@ -35,7 +38,7 @@ class TcpRing:
         self._down, down_terms = downstream
         # Nothing but FAULT and BYE comes back on the link to stage 0.
         self._up_reader = FrameReader(replace(self._up_terms, kinds=frozenset()))
-        self._reader = FrameReader(down_terms)
+        self._reader = FrameReader(down_terms, STAGING_BYTES)
         self._place = place_afresh(down_terms)
         self._names = {
             self._up: f"stage 0 at {peer_name(self._up)}",

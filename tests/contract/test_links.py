@@ -1,0 +1,18 @@
+"""Every link and every ring runs one conformance suite."""
+
+import pytest
+
+from hyperlane.testing.links import LINK_CHECKS, RING_CHECKS
+from hyperlane.testing.loopback import memory_link, memory_ring_harness, tcp_link, tcp_ring
+
+
+@pytest.mark.parametrize("make", [tcp_link, memory_link])
+@pytest.mark.parametrize("check", LINK_CHECKS, ids=lambda check: check.__name__)
+def test_link(check, make):
+    check(make)
+
+
+@pytest.mark.parametrize("make", [tcp_ring, memory_ring_harness])
+@pytest.mark.parametrize("check", RING_CHECKS, ids=lambda check: check.__name__)
+def test_ring(check, make):
+    check(make)
