@@ -224,9 +224,7 @@ def _check_tensors(file: GgufFile, facts: ModelFacts) -> None:
         if info.shape != shape:
             raise MalformedModel(f"{file.path.name}: tensor '{name}' has the shape {info.shape}, not {shape}")
         if not is_supported(info.type):
-            raise UnsupportedModel(
-                f"{file.path.name}: tensor '{name}' has the type {info.type}, which nothing converts"
-            )
+            raise UnsupportedModel(f"{file.path.name}: tensor '{name}' is of type {info.type}, which nothing converts")
     unknown = [name for name in file.names() if name not in expected and name != ROPE_FACTORS]
     if unknown:
         # A bias or an expert that is left out would change every answer without a word.

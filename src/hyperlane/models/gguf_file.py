@@ -74,10 +74,8 @@ class GgufFile(Metadata):
         table = [_read_entry(cursor) for _ in range(tensors)]
         alignment = self._alignment()
         begin = -(-cursor.at // alignment) * alignment
-        _check_places(cursor, table, alignment, begin)
+        _check_places(path.name, table, alignment, len(data) - begin)
         self._entries: Mapping[str, _Entry] = {entry.info.name: entry for entry in table}
-        if len(self._entries) != len(table):
-            cursor.fail("two tensors have the same name")
         self._header_bytes = cursor.at
         self._bytes = np.frombuffer(data, np.uint8)
         self._begin = begin
@@ -256,18 +254,21 @@ def _tensor_type(cursor: Cursor, name: str, number: int) -> GGMLQuantizationType
         ) from None
 
 
-def _check_places(cursor: Cursor, table: Sequence[_Entry], alignment: int, begin: int) -> None:
-    """Every tensor aligned, inside the file, and none over another."""
-    room, end, before = len(cursor.data) - begin, 0, ""
+def _check_places(label: str, table: Sequence[_Entry], alignment: int, room: int) -> None:
+    """Every name once; every tensor aligned, within the `room` bytes of the data section, and none over another."""
+    end, before, seen = 0, "", set[str]()
     for entry in sorted(table, key=lambda entry: entry.offset):
         info, offset = entry.info, entry.offset
+        if info.name in seen:
+            raise MalformedModel(f"{label}: two tensors are called '{info.name}'")
         if offset % alignment:
-            cursor.fail(f"tensor '{info.name}' is at offset {offset}, not a multiple of the alignment {alignment}")
+            raise MalformedModel(f"{label}: tensor '{info.name}' is at offset {offset}, no multiple of {alignment}")
         if offset + info.nbytes > room:
-            cursor.fail(
-                f"tensor '{info.name}' is meant to lie at bytes {offset} to {offset + info.nbytes} of the data,"
-                f" the file has {max(room, 0)} there; is it truncated?"
+            raise MalformedModel(
+                f"{label}: tensor '{info.name}' is meant to lie at bytes {offset} to {offset + info.nbytes} of the"
+                f" data, the file has {max(room, 0)} there; is it truncated?"
             )
         if offset < end:
-            cursor.fail(f"tensor '{info.name}' at offset {offset} overlaps '{before}'")
+            raise MalformedModel(f"{label}: tensor '{info.name}' at offset {offset} overlaps '{before}'")
         end, before = offset + info.nbytes, info.name
+        seen.add(info.name)

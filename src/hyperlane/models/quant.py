@@ -175,7 +175,7 @@ def _wide(blocks: Blocks, known: Format) -> _Part:
     low, factor = _lows(blocks), 256 // (known.top + 1)
     exact_zeros = np.where(low == 0, 0, -low * factor / blocks.scale)
     zeros = _to_bytes(exact_zeros, 255)
-    q, scales = blocks.q * np.uint8(factor), blocks.scale / factor
+    q, scales = blocks.q * np.uint8(factor), blocks.scale * np.float32(1 / factor)
     misfit = ~(np.abs(exact_zeros - zeros) <= 0.5)
     if misfit.any():
         weights = blocks.scale[misfit][:, None] * blocks.q[misfit] + low[misfit][:, None]
@@ -187,7 +187,7 @@ def _over_range(weights: Floats) -> tuple[Bytes, Floats, Bytes]:
     """8-bit q, scale and zero point of blocks [n, block] over their range, widened so that it holds 0."""
     low = np.minimum(weights.min(axis=1), 0)
     step = (np.maximum(weights.max(axis=1), 0) - low) / np.float32(255)
-    inverse = np.where(step > 0, 1 / step, 0)
+    inverse = _inverse(step)
     zeros = _to_bytes(-low * inverse, 255)
     return _to_bytes(weights * inverse[:, None] + zeros[:, None], 255), step, zeros
 
@@ -195,9 +195,12 @@ def _over_range(weights: Floats) -> tuple[Bytes, Floats, Bytes]:
 def _requantised(weights: Floats) -> _Part:
     """8-bit symmetric blocks [n, block] of any weights."""
     scales = (np.abs(weights).max(axis=1) / 127).astype(np.float32, copy=False)
-    with np.errstate(all="ignore"):
-        inverse = np.where(scales > 0, 1 / scales, 0)
-        return _Part(_to_bytes(weights * inverse[:, None] + 128, 255), scales)
+    return _Part(_to_bytes(weights * _inverse(scales)[:, None] + 128, 255), scales)
+
+
+def _inverse(steps: Floats) -> Floats:
+    """1 / step; 0 for steps so small that the inverse would be infinite: their weights become 0."""
+    return np.divide(1, steps, out=np.zeros_like(steps), where=steps > np.finfo(np.float32).tiny)
 
 
 def _to_bytes(values: Floats, top: int) -> Bytes:
