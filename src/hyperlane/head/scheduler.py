@@ -1,0 +1,224 @@
+"""Which rows the next step frame holds. Pure: lanes and frames in flight as plain numbers in, a plan out.
+
+Knows no token, no text, no clock and no socket. The rules are written at `schedule`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hyperlane.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How much may be under way. The values that measurements will choose are here and nowhere else.
+
+    `max_step_tokens`: tokens of one frame (the chunk of a prompt). `max_frames`, `max_bytes`: in flight together;
+    a frame is counted with `token_bytes` a token and `logits_bytes` for each row that asks for whole logits.
+    `decode_groups`: frames with decode rows in flight, so that several stages work at once; fewer when a group would
+    have less than `min_group_rows` rows, as a batch on a memory-bound device costs hardly more than one row.
+    """
+
+    max_step_tokens: int = 128
+    max_frames: int = 2
+    max_bytes: int = 64 << 20
+    token_bytes: int = 4
+    logits_bytes: int = 4
+    decode_groups: int = 1
+    min_group_rows: int = 2
+
+
+@dataclass(slots=True)
+class Lane:
+    """One sequence as the scheduler sees it: how many tokens it has, and how many positions have left in frames."""
+
+    id: int
+    prompt: int
+    length: int
+    sent: int = 0
+    slot: int = -1
+    whole: bool = False
+    """Its next token takes the whole logits."""
+    served: int = -1
+    """The step in which it last had a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one row carries: tokens `start` … of a lane, and whether the token that follows them is asked for."""
+
+    lane: int
+    slot: int
+    start: int
+    count: int
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The rows of one frame. No lane has two. `whole_logits`: all rows want them, else none does."""
+
+    shares: tuple[Share, ...]
+    whole_logits: bool
+    decode_rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A frame in the ring. Frames come back in the order in which they left."""
+
+    step: int
+    plan: StepPlan
+
+
+@dataclass(slots=True)
+class Lanes:
+    """The scheduler's state: who runs in which slot, who waits, what is in flight. Its methods are the transitions.
+
+    A slot is free as soon as its lane ended, also while frames of that lane are in flight: links are FIFO, so what
+    these still write lies under what a later frame writes from position 0. Their answers find no lane any more.
+    """
+
+    slots: int
+    running: dict[int, Lane] = field(default_factory=dict)
+    waiting: deque[Lane] = field(default_factory=deque)
+    flights: deque[Flight] = field(default_factory=deque)
+    steps: int = 0
+    free: list[int] = field(init=False)
+    bytes: int = field(default=0, init=False)
+    last_was_whole: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.free = list(range(self.slots))
+
+    def admit(self) -> list[Lane]:
+        """Give free slots, the lowest first, to those that wait longest. Returns the lanes that have one now."""
+        admitted = []
+        while self.waiting and self.free:
+            lane = self.waiting.popleft()
+            lane.slot = heapq.heappop(self.free)
+            self.running[lane.id] = lane
+            admitted.append(lane)
+        return admitted
+
+    def depart(self, plan: StepPlan) -> Flight:
+        """The plan's frame leaves now."""
+        flight = Flight(self.steps, plan)
+        for share in plan.shares:
+            lane = self.running[share.lane]
+            lane.sent = share.start + share.count
+            lane.served = self.steps
+        self.steps += 1
+        self.flights.append(flight)
+        self.bytes += plan.bytes
+        self.last_was_whole = plan.whole_logits
+        return flight
+
+    def arrive(self, step: int) -> Flight:
+        """The oldest frame came back.
+
+        Raises:
+            ProtocolError: it is another frame.
+
+        """
+        if not self.flights or self.flights[0].step != step:
+            expected = self.flights[0].step if self.flights else "none"
+            raise ProtocolError(f"step {step} came back, expected was {expected}")
+        flight = self.flights.popleft()
+        self.bytes -= flight.plan.bytes
+        return flight
+
+    def grow(self, lane: Lane, *, whole: bool) -> None:
+        """The lane has one token more. `whole`: the one after it takes the whole logits."""
+        lane.length += 1
+        lane.whole = whole
+
+    def ask_again(self, lane: Lane) -> None:
+        """The answer did not decide: the last position is computed once more, for whole logits."""
+        lane.sent = lane.length - 1
+        lane.whole = True
+
+    def end(self, lane: Lane) -> None:
+        """The lane is served, or given up."""
+        if self.running.pop(lane.id, None) is None:
+            self.waiting.remove(lane)
+        else:
+            heapq.heappush(self.free, lane.slot)
+
+
+def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:
+    """The next frame, or None when nothing can be sent before a frame comes back or a lane is admitted.
+
+    - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
+      flight when every group keeps `min_group_rows`; a lane that was served longest ago goes first.
+    - What is left of the token budget goes to prompts. Every other frame starts with the oldest prompt, so that none
+      starves, the others with the one that has least left, so that a short one does not wait for a long one.
+      Chunks of one prompt follow each other without waiting. Decode rows leave prompts a quarter of the budget.
+    - Rows that want whole logits make a frame of their own, at most every other one while there are other rows.
+    """
+    if len(lanes.flights) >= policy.max_frames:
+        return None
+    ready = [lane for lane in lanes.running.values() if lane.length > lane.sent]
+    whole = [lane for lane in ready if lane.whole and lane.length - lane.sent <= policy.max_step_tokens]
+    if not whole:
+        return _plan_rows(lanes, policy, ready)
+    others = [lane for lane in ready if lane not in whole]
+    if lanes.last_was_whole:
+        return _plan_rows(lanes, policy, others) or _fill(lanes, policy, (), _by_wait(whole), whole_logits=True)
+    return _fill(lanes, policy, (), _by_wait(whole), whole_logits=True) or _plan_rows(lanes, policy, others)
+
+
+def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane]) -> StepPlan | None:
+    decodes = _decodes(lanes, ready, policy)
+    prompts = _in_turn([lane for lane in ready if lane.sent < lane.prompt], lanes.steps)
+    return _fill(lanes, policy, decodes, prompts, whole_logits=False)
+
+
+def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy) -> list[Lane]:
+    """The decode rows that may leave now."""
+    decoding = sum(lane.sent >= lane.prompt for lane in lanes.running.values())
+    groups = max(1, min(policy.decode_groups, decoding // policy.min_group_rows))
+    if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) >= groups:
+        return []
+    waiting = [lane for lane in ready if lane.sent >= lane.prompt]
+    has_prompts = len(waiting) < len(ready)
+    budget = policy.max_step_tokens - (-(-policy.max_step_tokens // 4) if has_prompts else 0)
+    return _by_wait(waiting)[: min(-(-decoding // groups), budget)]
+
+
+def _by_wait(lanes: list[Lane]) -> list[Lane]:
+    return sorted(lanes, key=lambda lane: lane.served)
+
+
+def _in_turn(prompts: list[Lane], step: int) -> list[Lane]:
+    if step % 2:
+        return sorted(prompts, key=lambda lane: lane.length - lane.sent)
+    return prompts
+
+
+def _fill(
+    lanes: Lanes, policy: Policy, decodes: Sequence[Lane], prompts: Sequence[Lane], *, whole_logits: bool
+) -> StepPlan | None:
+    """Rows in the given order until the budget is used; None when there are none, or not the bytes for them."""
+    left = policy.max_step_tokens
+    shares = [Share(lane.id, lane.slot, lane.sent, 1, wanted=True) for lane in decodes]
+    left -= len(shares)
+    for lane in prompts:
+        pending = lane.length - lane.sent
+        count = min(pending, left)
+        if not count or (whole_logits and count < pending):
+            continue
+        shares.append(Share(lane.id, lane.slot, lane.sent, count, wanted=count == pending))
+        left -= count
+    if not shares:
+        return None
+    size = (policy.max_step_tokens - left) * policy.token_bytes
+    size += policy.logits_bytes * len(shares) if whole_logits else 0
+    if lanes.flights and lanes.bytes + size > policy.max_bytes:
+        return None
+    return StepPlan(tuple(shares), whole_logits, len(decodes), size)

@@ -1,0 +1,254 @@
+"""The scheduler against a simulated ring: every lane is served, slots and budgets are kept, none starves."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperlane.errors import ProtocolError
+from hyperlane.head.scheduler import Lane, Lanes, Policy, schedule
+
+
+def lane(number: int, prompt: int) -> Lane:
+    return Lane(number, prompt, prompt)
+
+
+def lanes_with(*prompts: int, slots: int = 8) -> Lanes:
+    lanes = Lanes(slots)
+    lanes.waiting.extend(lane(number, prompt) for number, prompt in enumerate(prompts))
+    lanes.admit()
+    return lanes
+
+
+def rows(plan):
+    return [(share.lane, share.start, share.count, share.wanted) for share in plan.shares]
+
+
+def send_all(lanes: Lanes, policy: Policy):
+    plans = []
+    while (plan := schedule(lanes, policy)) is not None:
+        lanes.depart(plan)
+        plans.append(plan)
+    return plans
+
+
+def come_back(lanes: Lanes):
+    """The oldest frame returns and every wanted lane grows by a token."""
+    flight = lanes.arrive(lanes.flights[0].step)
+    for share in flight.plan.shares:
+        if share.wanted and share.lane in lanes.running:
+            lanes.grow(lanes.running[share.lane], whole=False)
+    return flight
+
+
+def decoding(count: int, slots: int = 8) -> Lanes:
+    lanes = lanes_with(*[1] * count, slots=slots)
+    send_all(lanes, Policy(max_frames=100))
+    while lanes.flights:
+        come_back(lanes)
+    return lanes
+
+
+# --- rules -------------------------------------------------------------------------------------------------------
+
+
+def test_all_known_last_tokens_leave_in_one_frame():
+    lanes = decoding(5)
+    assert rows(schedule(lanes, Policy())) == [(number, 1, 1, True) for number in range(5)]
+
+
+def test_chunks_of_one_prompt_follow_each_other_without_waiting():
+    lanes = lanes_with(300)
+    plans = send_all(lanes, Policy(max_step_tokens=128, max_frames=4))
+    assert [rows(plan) for plan in plans] == [[(0, 0, 128, False)], [(0, 128, 128, False)], [(0, 256, 44, True)]]
+
+
+def test_a_prompt_joins_the_frame_of_those_that_decode():
+    lanes = decoding(2)
+    lanes.waiting.append(lane(9, 20))
+    lanes.admit()
+    assert rows(schedule(lanes, Policy(max_step_tokens=16))) == [(0, 1, 1, True), (1, 1, 1, True), (9, 0, 14, False)]
+
+
+def test_a_batch_is_split_over_the_stages_only_when_groups_keep_their_rows():
+    policy = Policy(max_frames=8, decode_groups=2, min_group_rows=2)
+    assert [len(plan.shares) for plan in send_all(decoding(3), policy)] == [3]
+    assert [len(plan.shares) for plan in send_all(decoding(5), policy)] == [3, 2]
+
+
+def test_lanes_that_decode_apart_come_together_again():
+    lanes = decoding(2)
+    policy = Policy(max_frames=4, max_step_tokens=1)
+    send_all(lanes, policy)
+    assert [len(flight.plan.shares) for flight in lanes.flights] == [1]
+    come_back(lanes)
+    assert len(send_all(lanes, Policy(max_frames=4))[0].shares) == 2
+
+
+def test_a_lane_that_must_ask_again_repeats_its_position_in_a_frame_of_its_own():
+    lanes = decoding(2)
+    lanes.depart(schedule(lanes, Policy()))
+    lanes.arrive(lanes.flights[0].step)
+    lanes.ask_again(lanes.running[0])
+    lanes.grow(lanes.running[1], whole=False)
+    first, second = send_all(lanes, Policy(max_frames=2))
+    assert first.whole_logits
+    assert rows(first) == [(0, 1, 1, True)]
+    assert not second.whole_logits
+    assert rows(second) == [(1, 2, 1, True)]
+
+
+def test_lanes_that_always_want_whole_logits_leave_every_other_frame_to_the_rest():
+    lanes = decoding(3)
+    lanes.running[0].whole = True
+    kinds = []
+    for _ in range(6):
+        plan = schedule(lanes, Policy(max_frames=1))
+        kinds.append(plan.whole_logits)
+        flight = lanes.depart(plan)
+        lanes.arrive(flight.step)
+        for share in plan.shares:
+            lanes.grow(lanes.running[share.lane], whole=share.lane == 0)
+    assert kinds == [True, False] * 3
+
+
+def test_the_lowest_free_slot_is_taken_first():
+    lanes = lanes_with(1, 1, 1, slots=4)
+    lanes.end(lanes.running[1])
+    lanes.end(lanes.running[0])
+    lanes.waiting.append(lane(7, 1))
+    assert [one.slot for one in lanes.admit()] == [0]
+
+
+def test_a_frame_that_does_not_come_back_in_order_is_an_error():
+    lanes = lanes_with(300)
+    send_all(lanes, Policy(max_frames=2))
+    with pytest.raises(ProtocolError, match="step 1 came back, expected was 0"):
+        lanes.arrive(1)
+
+
+def test_a_frame_larger_than_the_byte_limit_still_goes_alone():
+    lanes = lanes_with(300)
+    assert len(send_all(lanes, Policy(max_frames=4, max_bytes=10, token_bytes=4))) == 1
+
+
+@pytest.mark.parametrize("budget", [1, 2, 8])
+def test_a_long_prompt_is_taken_in_while_others_decode_for_ever(budget):
+    lanes = decoding(6)
+    policy = Policy(max_step_tokens=budget, max_frames=2)
+    lanes.waiting.append(lane(99, 50))
+    lanes.admit()
+    for _ in range(60):
+        send_all(lanes, policy)
+        come_back(lanes)
+    assert lanes.running[99].sent >= 50
+    for _ in range(20):
+        send_all(lanes, policy)
+        come_back(lanes)
+    assert min(one.served for one in lanes.running.values()) > lanes.steps - 12
+
+
+def test_a_long_prompt_is_not_starved_by_short_ones_nor_they_by_it():
+    lanes = lanes_with(1000, slots=3)
+    policy = Policy(max_step_tokens=10, max_frames=2)
+    waited = {}
+    for number in range(1, 400):
+        lanes.waiting.append(lane(number, 10))
+        for admitted in lanes.admit():
+            waited[admitted.id] = lanes.steps
+        send_all(lanes, policy)
+        flight = lanes.arrive(lanes.flights[0].step)
+        for share in flight.plan.shares:
+            if share.wanted:
+                assert share.lane == 0 or flight.step - waited[share.lane] < 8
+                lanes.end(lanes.running[share.lane])
+        if 0 not in lanes.running:
+            break
+    assert 0 not in lanes.running
+    assert lanes.steps < 300
+
+
+# --- a whole life, at random -------------------------------------------------------------------------------------
+
+
+class SimulatedRing:
+    """A stage's KV arena as FIFO frames leave it: which lane wrote each position of each slot."""
+
+    def __init__(self, lanes: Lanes, policy: Policy) -> None:
+        self.lanes = lanes
+        self.policy = policy
+        self.arena = {slot: {} for slot in range(lanes.slots)}
+        self.expected = {}
+
+    def check_departure(self, plan) -> None:
+        lanes, policy = self.lanes, self.policy
+        assert 0 < sum(share.count for share in plan.shares) <= policy.max_step_tokens
+        assert len(lanes.flights) < policy.max_frames
+        assert not lanes.flights or lanes.bytes + plan.bytes <= policy.max_bytes
+        assert len({share.slot for share in plan.shares}) == len(plan.shares)
+        for share in plan.shares:
+            one = lanes.running[share.lane]
+            assert share.slot == one.slot
+            assert share.start == one.sent
+            assert share.wanted == (share.start + share.count == one.length)
+            assert plan.whole_logits == (share.wanted and one.whole)
+
+    def compute(self, plan) -> None:
+        for share in plan.shares:
+            kept = self.arena[share.slot]
+            if share.lane in self.lanes.running:
+                assert all(kept.get(position) == share.lane for position in range(share.start))
+            kept.update(dict.fromkeys(range(share.start, share.start + share.count), share.lane))
+
+
+@given(data=st.data())
+def test_every_lane_is_served_and_no_rule_is_broken(data):
+    chance = random.Random(data.draw(st.integers(0, 1 << 32)))
+    policy = Policy(
+        max_step_tokens=data.draw(st.sampled_from([1, 2, 5, 16])),
+        max_frames=data.draw(st.integers(1, 6)),
+        max_bytes=data.draw(st.sampled_from([1, 60, 1 << 30])),
+        decode_groups=data.draw(st.integers(1, 4)),
+        min_group_rows=data.draw(st.integers(1, 3)),
+    )
+    lanes = Lanes(data.draw(st.integers(1, 5)))
+    ring = SimulatedRing(lanes, policy)
+    targets = {number: chance.randint(1, 8) for number in range(data.draw(st.integers(1, 12)))}
+    coming = [lane(number, chance.randint(1, 40)) for number in targets]
+    ended = []
+
+    def end(one: Lane) -> None:
+        lanes.end(one)
+        ended.append(one.id)
+
+    for _ in range(5000):
+        if coming and chance.random() < 0.3:
+            lanes.waiting.append(coming.pop(0))
+        lanes.admit()
+        assert len({one.slot for one in lanes.running.values()}) == len(lanes.running)
+        assert sorted([*lanes.free, *(one.slot for one in lanes.running.values())]) == list(range(lanes.slots))
+        while (plan := schedule(lanes, policy)) is not None:
+            ring.check_departure(plan)
+            lanes.depart(plan)
+        if chance.random() < 0.02 and (alive := [*lanes.running.values(), *lanes.waiting]):
+            end(chance.choice(alive))
+        if not lanes.flights:
+            if not (coming or lanes.waiting or lanes.running):
+                break
+            assert not lanes.running or lanes.free, "nothing is in flight although a lane runs"
+            continue
+        flight = lanes.arrive(lanes.flights[0].step)
+        ring.compute(flight.plan)
+        for share in flight.plan.shares:
+            one = lanes.running.get(share.lane)
+            if not share.wanted or one is None:
+                continue
+            if not flight.plan.whole_logits and chance.random() < 0.1:
+                lanes.ask_again(one)
+                continue
+            lanes.grow(one, whole=chance.random() < 0.05)
+            if one.length - one.prompt >= targets[one.id]:
+                end(one)
+    assert sorted(ended) == sorted(targets)
+    assert lanes.bytes == 0
