@@ -56,7 +56,7 @@ class ElementType(enum.StrEnum):
 class RopeFacts:
     """Rotary embedding of one kind of layer. `dims` of a head's values are rotated, pairs taken half a head apart.
 
-    `factors`: one divisor per rotated pair (Llama 3's `rope_freqs`), empty for none. `scale`: linear position scale.
+    `factors`: one divisor per rotated pair (Llama 3's `rope_freqs`), empty for none. `scale` divides positions.
     """
 
     theta: float
@@ -69,7 +69,7 @@ class RopeFacts:
 class ModelFacts:
     """All that a stage's graph, a plan and a tokenizer need to know of a model, apart from its weights.
 
-    `fingerprint` identifies the content (hex SHA-256 over metadata and tensor table): a worker's copy is the same
+    `fingerprint` identifies the content (hex SHA-256 over metadata and every tensor): a worker's copy is the same
     model exactly when it is equal. `window` is the number of positions a local layer sees (0: all layers are
     global); `global_every` says that layer i is global when (i + 1) % global_every == 0.
     """
