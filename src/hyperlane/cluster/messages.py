@@ -25,7 +25,7 @@ from hyperlane.core import (
 )
 from hyperlane.errors import ProtocolError, VersionMismatch
 from hyperlane.models.weights import TensorInfo
-from hyperlane.stage.host import HostHealth, LoadOrder, LoadProgress, StageKey, WeightSources
+from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.stage import StageHealth, StageState
 
 CONTROL_PROTOCOL = 1

@@ -16,7 +16,7 @@ from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import WorkerStub
 from hyperlane.core import Address, ElementType, HeadId, WorkerFacts
 from hyperlane.errors import LoadFailed, WorkerUnreachable
-from hyperlane.stage.host import HostHealth, LoadOrder, LoadProgress, StageKey
+from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey
 
 CONNECT_TIMEOUT_S = 15.0
 """A worker dials the next one with a time-out of its own, which must end first."""

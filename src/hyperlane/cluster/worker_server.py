@@ -20,7 +20,8 @@ from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import add_WorkerServicer_to_server
 from hyperlane.core import Address, WorkerFacts
 from hyperlane.errors import ClusterError, ConfigError, HyperlaneError, LinkError
-from hyperlane.stage.host import LoadOrder, LoadProgress, StageHost, StageKey
+from hyperlane.stage.host import StageHost
+from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.stage import Stage
 
 log = logging.getLogger(__name__)

@@ -11,83 +11,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hyperlane.core import Address, ElementType, Epoch, HeadId, StageSpec
-from hyperlane.errors import ClusterError, DoesNotFit, HyperlaneError, LoadFailed, ProtocolError, WorkerBusy
+from hyperlane.core import Address, HeadId
+from hyperlane.errors import DoesNotFit, HyperlaneError, LoadFailed, ProtocolError, WorkerBusy
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S, Lease
+from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.stage import Stage, StageHealth, StageState
-from hyperlane.wire.frame import Role
+from hyperlane.stage.terms import agree, hello_to, hello_to_next
+from hyperlane.wire.frame import Hello, Role
+from hyperlane.wire.limits import Limits
 from hyperlane.wire.link import Link
+from hyperlane.wire.listener import Refusal
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StageKey:
-    """What a stage is called on a worker."""
-
-    epoch: Epoch
-    index: int
-
-    def __str__(self) -> str:
-        return f"stage {self.index} of epoch {self.epoch.counter}"
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSources:
-    """Where a stage's weights come from: a file that this worker can open, else a tensor server."""
-
-    path_hint: str = ""
-    server: Address | None = None
-    token: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOrder:
-    """A stage to load, with the bytes that the plan counted for it."""
-
-    spec: StageSpec
-    weights: WeightSources
-    weight_bytes: int
-    kv_bytes: int
-    workspace_bytes: int
-
-    @property
-    def key(self) -> StageKey:
-        """What the stage will be called."""
-        return StageKey(self.spec.epoch, self.spec.index)
-
-    @property
-    def needed_bytes(self) -> int:
-        """All that the stage takes."""
-        return self.weight_bytes + self.kv_bytes + self.workspace_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """How far a load has come. `done` of `total` in the phase's own unit; total 0: not known."""
-
-    phase: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HostHealth:
-    """A worker's answer to a head's Health."""
-
-    holds_lease: bool
-    lease_s: float
-    draining: bool
-    memory_free: int
-    stages: tuple[tuple[StageKey, StageHealth], ...]
 
 
 LoadEngine = Callable[[LoadOrder, Callable[[LoadProgress], None]], Engine]
 """Builds a stage's engine; the progress callable may raise, and that must come through with nothing left behind."""
 
-DialNext = Callable[[StageSpec, ElementType, Address], Link]
-"""Opens the link from a stage to the data port of the next one, HELLO included. Raises LinkError."""
+Dial = Callable[[Address, Hello], Link]
+"""Opens a link to a data port. Raises LinkError, WorkerUnreachable or VersionMismatch."""
 
 
 @dataclass(slots=True)
@@ -103,7 +46,7 @@ class StageHost:
         self,
         name: str,
         load_engine: LoadEngine,
-        dial_next: DialNext,
+        dial: Dial,
         *,
         free_memory: Callable[[], int],
         memory_limit: int,
@@ -112,7 +55,7 @@ class StageHost:
         """`free_memory` measures the device's free bytes now; all stages together never exceed `memory_limit`."""
         self._name = name
         self._load_engine = load_engine
-        self._dial_next = dial_next
+        self._dial = dial
         self._measure_free = free_memory
         self._limit = memory_limit
         self._lease_s = lease_s
@@ -193,37 +136,52 @@ class StageHost:
 
     # --- links -----------------------------------------------------------------------------------------------
 
-    def stage(self, key: StageKey) -> Stage:
-        """A loaded stage.
+    def admit(self, hello: Hello) -> Limits | Refusal:
+        """Whether somebody may open this link to one of the stages; its place is then kept for `deliver`."""
+        key = StageKey(hello.epoch, hello.stage)
+        try:
+            stage = self._stage(key)
+            limits = agree(hello_to(stage.spec, hello.role, stage.engine.element), hello)
+            stage.reserve(hello.role)
+        except HyperlaneError as error:
+            return Refusal(str(error))
+        return limits
 
-        Raises:
-            ProtocolError: it is not here.
-
-        """
-        with self._guard:
-            found = self._stages.get(key)
-        if found is None:
-            raise ProtocolError(f"{key} is not loaded on worker {self._name}")
-        return found[1]
+    def deliver(self, hello: Hello, link: Link) -> None:
+        """Give an admitted link to its stage; it is closed if the stage went away meanwhile."""
+        try:
+            self._stage(StageKey(hello.epoch, hello.stage)).attach(hello.role, link)
+        except HyperlaneError as error:
+            log.info("a link came too late: %s", error)
+            link.close()
 
     def connect(self, key: StageKey, address: Address) -> None:
         """Dial the next stage and give the link to this one.
 
         Raises:
-            ClusterError: the stage is not here.
-            LinkError: the next stage cannot be reached, refuses the link, or the stage already has one.
+            LinkError: the next stage refuses the link, or this one already has it.
+            ClusterError: the next stage cannot be reached, or this one is not loaded.
 
         """
+        stage = self._stage(key)
+        stage.reserve(Role.DOWNSTREAM)
         try:
-            stage = self.stage(key)
-        except ProtocolError as error:
-            raise ClusterError(str(error)) from error
-        link = self._dial_next(stage.spec, stage.engine.element, address)
+            link = self._dial(address, hello_to_next(stage.spec, stage.engine.element))
+        except HyperlaneError:
+            stage.give_back(Role.DOWNSTREAM)
+            raise
         try:
             stage.attach(Role.DOWNSTREAM, link)
         except ProtocolError:
             link.close()
             raise
+
+    def _stage(self, key: StageKey) -> Stage:
+        with self._guard:
+            found = self._stages.get(key)
+        if found is None:
+            raise LoadFailed(f"{key} is not loaded on worker {self._name}")
+        return found[1]
 
     # --- lease and end ---------------------------------------------------------------------------------------
 

@@ -56,31 +56,51 @@ class Stage:
         self._name = name
         self._guard = threading.Lock()
         self._links: dict[Role, Link] = {}
+        self._reserved: set[Role] = set()
         self._loop: StageLoop | None = None
         self._thread: threading.Thread | None = None
         self._state = StageState.WAITING
         self._fault = ""
 
-    def attach(self, role: Role, link: Link) -> None:
-        """Take over a link; the loop starts when both are there.
+    def reserve(self, role: Role) -> None:
+        """Keep the place of a link that `attach` is about to bring.
 
         Raises:
-            ProtocolError: it already has that link, or the stage is closed. The link stays the caller's.
+            ProtocolError: that place is taken, or the stage is closed.
 
         """
         with self._guard:
             if self._state is StageState.CLOSED:
                 raise ProtocolError(f"stage {self.spec.index} of epoch {self.spec.epoch.counter} was unloaded")
-            if role in self._links:
+            if role in self._reserved or role in self._links:
                 raise ProtocolError(f"stage {self.spec.index} already has its {role.name.lower()} link")
+            self._reserved.add(role)
+
+    def attach(self, role: Role, link: Link) -> None:
+        """Take over a link whose place was reserved; the loop starts when both are there.
+
+        Raises:
+            ProtocolError: the links were dropped since. The link stays the caller's.
+
+        """
+        with self._guard:
+            if role not in self._reserved:
+                raise ProtocolError(f"stage {self.spec.index} dropped its links meanwhile")
+            self._reserved.remove(role)
             self._links[role] = link
             if len(self._links) == len(Role):
                 self._start()
+
+    def give_back(self, role: Role) -> None:
+        """The link that a place was reserved for did not come about. Idempotent."""
+        with self._guard:
+            self._reserved.discard(role)
 
     def drop_links(self) -> None:
         """Wake a blocked loop and drop both links; weights and KV entries stay."""
         with self._guard:
             links = list(self._links.values())
+            self._reserved.clear()
             running = self._loop is not None
             if not running:
                 self._links.clear()

@@ -1,0 +1,52 @@
+"""What a stage takes in memory, counted from the tensor table before anything is read. Pure.
+
+What an engine really took is in its answer to Load; a test holds this count against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hyperlane.core import ModelFacts, StageCost
+from hyperlane.models import inventory
+from hyperlane.models.weights import TensorSource
+
+READY_FORM = 1.25
+"""Weights in the engine's ready form take at most this times their bytes in the file."""
+
+KV_VALUE_BYTES = 2
+"""KV entries are fp16 on every device."""
+
+RUNTIME_BYTES = 64 << 20
+"""What an engine takes before its first weight."""
+
+ACTIVATION_BYTES = 4
+
+
+def stage_cost(facts: ModelFacts, source: TensorSource, slots: int, context: int, step_tokens: int) -> StageCost:
+    """Bytes of each part for an arena of `slots` × `context` positions and steps of at most `step_tokens` tokens."""
+    return StageCost(
+        layer_weights=tuple(_ready(source, inventory.layer_tensors(facts, i)) for i in range(facts.layers)),
+        embedding=_ready(source, inventory.embedding_tensors(facts)),
+        output=_ready(source, inventory.output_tensors(facts)),
+        kv_per_layer=kv_bytes(facts, slots, context),
+        workspace=workspace_bytes(facts, slots, context, step_tokens),
+    )
+
+
+def kv_bytes(facts: ModelFacts, slots: int, context: int) -> int:
+    """Keys and values of one layer; every slot has one position to spare, which padding rows write."""
+    return 2 * slots * (context + 1) * facts.kv_heads * facts.head_dim * KV_VALUE_BYTES
+
+
+def workspace_bytes(facts: ModelFacts, slots: int, context: int, step_tokens: int) -> int:
+    """What computing one step takes at its widest: the feed-forward part, or attention's scores of a whole chunk."""
+    wide = 2 * facts.hidden + 3 * facts.ffn + (facts.heads + 2 * facts.kv_heads) * facts.head_dim
+    scores = facts.heads * min(context, facts.context)
+    logits = slots * facts.vocab
+    return RUNTIME_BYTES + ACTIVATION_BYTES * (step_tokens * (wide + scores) + logits)
+
+
+def _ready(source: TensorSource, names: Iterable[str]) -> int:
+    infos = (source.info(name) for name in names)
+    return int(READY_FORM * sum(info.nbytes for info in infos if info is not None))

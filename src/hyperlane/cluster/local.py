@@ -1,0 +1,83 @@
+"""Worker processes of this machine: started together, found by what they announce, ended together."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hyperlane.cluster.announce import STOP_WITHIN_S, Announcement, Child, ChildFailed
+from hyperlane.config import Paths
+from hyperlane.core import Address
+from hyperlane.errors import ClusterError
+
+READY_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorkerOptions:
+    """What every worker of this machine is started with. `memory`: bytes each may use, None: what is free."""
+
+    threads: int
+    device: str
+    memory: int | None
+    paths: Paths
+    command: tuple[str, ...] = (sys.executable, "-m", "hyperlane", "worker")
+
+    def arguments(self) -> list[str]:
+        """The whole command line."""
+        flags = ["--listen", "127.0.0.1:0", "--announce", "--threads", str(self.threads), "--device", self.device]
+        if self.memory is not None:
+            flags += ["--memory", str(self.memory)]
+        return [*self.command, *flags]
+
+    def environ(self) -> dict[str, str]:
+        """This process's variables, with its directories."""
+        places = {"HYPERLANE_PATHS_CACHE": str(self.paths.cache), "HYPERLANE_PATHS_STATE": str(self.paths.state)}
+        return {**os.environ, **places}
+
+
+class LocalWorkers:
+    """So many worker processes; `close` ends them all, also those that never came up."""
+
+    def __init__(self, count: int, options: LocalWorkerOptions) -> None:
+        """Start them all; `addresses` waits until they are ready."""
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self._children: list[Child] = []
+        self._announced: dict[Address, Child] = {}
+        for index in range(count):
+            log = options.paths.state / "logs" / f"worker-{stamp}-{index}.log"
+            self._children.append(Child(options.arguments(), log, options.environ()))
+
+    def addresses(self, within_s: float = READY_WITHIN_S) -> Sequence[Address]:
+        """Wait until all are ready; their control addresses, in the order in which they were started.
+
+        Raises:
+            ClusterError: one ended or did not get ready; the message has its last words.
+
+        """
+        deadline_s = time.monotonic() + within_s
+        announcements: list[Announcement] = []
+        for index, child in enumerate(self._children):
+            try:
+                announcements.append(child.announcement(deadline_s))
+            except ChildFailed as error:
+                raise ClusterError(f"local worker {index} {error}") from error
+            self._announced[announcements[-1].address] = child
+        return [announcement.address for announcement in announcements]
+
+    def why_lost(self, address: Address) -> str:
+        """How the worker of an address ended, with its last words; empty when it runs or is none of these."""
+        child = self._announced.get(address)
+        how = child.ended if child else None
+        return f"local worker {address} {how}{child.last_words()}" if child and how else ""
+
+    def close(self) -> None:
+        """End them all. Idempotent."""
+        for child in self._children:
+            child.ask_to_stop()
+        deadline_s = time.monotonic() + STOP_WITHIN_S
+        for child in self._children:
+            child.stop(deadline_s)

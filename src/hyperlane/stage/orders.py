@@ -1,0 +1,69 @@
+"""What a head asks of a worker and what the worker answers, as data. Knows no message format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperlane.core import Address, Epoch, StageSpec
+from hyperlane.stage.stage import StageHealth
+
+
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """What a stage is called on a worker."""
+
+    epoch: Epoch
+    index: int
+
+    def __str__(self) -> str:
+        return f"stage {self.index} of epoch {self.epoch.counter}"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSources:
+    """Where a stage's weights come from: a file that this worker can open, else a tensor server."""
+
+    path_hint: str = ""
+    server: Address | None = None
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """A stage to load, with the bytes that the plan counted for it."""
+
+    spec: StageSpec
+    weights: WeightSources
+    weight_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+
+    @property
+    def key(self) -> StageKey:
+        """What the stage will be called."""
+        return StageKey(self.spec.epoch, self.spec.index)
+
+    @property
+    def needed_bytes(self) -> int:
+        """All that the stage takes."""
+        return self.weight_bytes + self.kv_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load has come. `done` of `total` in the phase's own unit; total 0: not known."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostHealth:
+    """A worker's answer to a head's Health."""
+
+    holds_lease: bool
+    lease_s: float
+    draining: bool
+    memory_free: int
+    stages: tuple[tuple[StageKey, StageHealth], ...]
