@@ -31,7 +31,7 @@ build: $(STAMP)  ## .venv with hyperlane and everything that tests and checks ne
 $(STAMP): pyproject.toml scripts/bootstrap.py
 	@"$(PYTHON)" scripts/bootstrap.py $(VENV)
 	@echo "installing hyperlane[$(EXTRAS)] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
