@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from hyperlane.errors import MalformedModel, UnknownModel, UnsupportedModel
+from hyperlane.errors import HyperlaneError, MalformedModel, UnknownModel, UnsupportedModel
 from hyperlane.models.digests import DigestCache, FileState
 from hyperlane.models.gguf_values import MAX_KEY_BYTES, Cursor, Metadata, Value
 from hyperlane.models.weights import TensorInfo
@@ -67,16 +67,11 @@ class GgufFile(Metadata):
         self.path = path
         self._cache = digests
         data, self._state = _map(path)
-        cursor = Cursor(data, path.name)
-        keys, tensors = _read_counts(cursor)
-        super().__init__(data, path.name, _read_values(cursor, keys))
-        self._refuse_splits()
-        table = [_read_entry(cursor) for _ in range(tensors)]
-        alignment = self._alignment()
-        begin = -(-cursor.at // alignment) * alignment
-        _check_places(path.name, table, alignment, len(data) - begin)
-        self._entries: Mapping[str, _Entry] = {entry.info.name: entry for entry in table}
-        self._header_bytes = cursor.at
+        try:
+            begin = self._read_header(data)
+        except HyperlaneError:
+            data.close()  # the error's traceback would keep the mapping alive, and on Windows the file locked
+            raise
         self._bytes = np.frombuffer(data, np.uint8)
         self._begin = begin
         self._digests: dict[str, str] | None = None
@@ -166,7 +161,21 @@ class GgufFile(Metadata):
         except FileNotFoundError:
             return False
 
-    # --- checks that need the metadata -------------------------------------------------------------------------
+    # --- the header --------------------------------------------------------------------------------------------
+
+    def _read_header(self, data: mmap.mmap) -> int:
+        """Read and check all that comes before the tensors' bytes; where these begin."""
+        cursor = Cursor(data, self.path.name)
+        keys, tensors = _read_counts(cursor)
+        super().__init__(data, self.path.name, _read_values(cursor, keys))
+        self._refuse_splits()
+        table = [_read_entry(cursor) for _ in range(tensors)]
+        alignment = self._alignment()
+        begin = -(-cursor.at // alignment) * alignment
+        _check_places(self.path.name, table, alignment, len(data) - begin)
+        self._entries: Mapping[str, _Entry] = {entry.info.name: entry for entry in table}
+        self._header_bytes = cursor.at
+        return begin
 
     def _refuse_splits(self) -> None:
         parts = self.integer("split.count") or 1
