@@ -6,7 +6,8 @@ Knows special tokens and BOS rules; the two kinds of vocabulary are modules of t
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Protocol
 
 from hyperlane.models.tokenizer_bpe import ByteLevelBpe
@@ -60,7 +61,7 @@ class Tokenizer:
         self._data = data
         self._vocabulary = _vocabulary(data)
         self._user_defined = _literals(data, {TokenType.USER_DEFINED})
-        self._all_special = _literals(data, {TokenType.USER_DEFINED, *_SILENT})
+        self._special = _literals(data, {TokenType.USER_DEFINED, *_SILENT})
         self.control = _literals(data, _SILENT, shortest=2)
         self.pieces = _Pieces(data, self._vocabulary)
 
@@ -85,15 +86,16 @@ class Tokenizer:
             add_bos: begin with BOS if the model's rule says so (`Tokenizer.add_bos`).
 
         """
-        return self.encode_parts([(text, parse_special)], add_bos=add_bos)
+        fragments = self._special.split(text) if parse_special else [text]
+        return self.encode_fragments(fragments, add_bos=add_bos)
 
-    def encode_parts(self, parts: Iterable[tuple[str, bool]], *, add_bos: bool = False) -> list[int]:
-        """Token ids of a text given in parts, each with its own `parse_special`.
+    def encode_fragments(self, fragments: Iterable[str | int], *, add_bos: bool = False) -> list[int]:
+        """Token ids of plain strings and, between them, tokens that are already known.
 
-        Parts do not separate words: between two special tokens everything is one text, whatever parts it came from.
-        BOS is not doubled when the first part begins with it.
+        Strings next to each other are one text, so where one ends does not show in the tokens. BOS is not doubled
+        when the first fragment is that.
         """
-        ids = self._encode_fragments(self._fragments(parts))
+        ids = self._encode_fragments(self._plain(fragments))
         if add_bos and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -111,18 +113,15 @@ class Tokenizer:
         """A token as the vocabulary writes it, `<|im_end|>` for instance; empty for None."""
         return "" if token is None else self._data.tokens[token]
 
-    def _fragments(self, parts: Iterable[tuple[str, bool]]) -> list[str | int]:
-        fragments: list[str | int] = []
-        for text, parse_special in parts:
-            literals = self._all_special if parse_special else self._user_defined
-            for fragment in literals.split(_whole_characters(text)):
-                if isinstance(fragment, str) and fragments and isinstance(fragments[-1], str):
-                    fragments[-1] += fragment
-                else:
-                    fragments.append(fragment)
-        return fragments
+    def _plain(self, fragments: Iterable[str | int]) -> Iterator[str | int]:
+        """Whole texts without the user-defined tokens that are in them, those and the given tokens between."""
+        for is_text, run in groupby(fragments, lambda fragment: isinstance(fragment, str)):
+            if is_text:
+                yield from self._user_defined.split(_whole_characters("".join(map(str, run))))
+            else:
+                yield from run
 
-    def _encode_fragments(self, fragments: Sequence[str | int]) -> list[int]:
+    def _encode_fragments(self, fragments: Iterable[str | int]) -> list[int]:
         ids: list[int] = []
         after_special = True
         for fragment in fragments:
