@@ -63,6 +63,11 @@ class Paths:
         return self.cache / "models"
 
     @property
+    def digests(self) -> Path:
+        """Content hashes of model files, so that gigabytes are hashed once."""
+        return self.cache / "digests"
+
+    @property
     def ready(self) -> Path:
         """Weights in the engine's ready form."""
         return self.cache / "ready"
