@@ -62,7 +62,9 @@ class Answers:
     def fail(self, error: HyperlaneError) -> None:
         """End the request with an error, unless it has ended."""
         if self._open:
-            self._put(min(self._open), Failed(error))
+            index = min(self._open)
+            self._streams[index].cancel()
+            self._put(index, Failed(error))
 
     async def batch(self) -> list[tuple[int, Event]] | None:
         """All events that have come, each with its sequence's index; waits for one.
