@@ -2,8 +2,9 @@
 
 import pytest
 
-from hyperlane.testing.links import LINK_CHECKS, RING_CHECKS
+from hyperlane.testing.links import LINK_CHECKS
 from hyperlane.testing.loopback import memory_link, memory_ring_harness, tcp_link, tcp_ring
+from hyperlane.testing.rings import RING_CHECKS
 
 
 @pytest.mark.parametrize("make", [tcp_link, memory_link])

@@ -1,4 +1,4 @@
-"""Harnesses for `testing.links` over real TCP on loopback and over memory, and the sockets they are made of."""
+"""Harnesses for `testing.links` and `testing.rings`, over TCP on loopback and over memory, and their sockets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hyperlane.testing.links import HIDDEN, TOKENS, LinkHarness, RingHarness
+from hyperlane.testing.links import HIDDEN, TOKENS, LinkHarness
+from hyperlane.testing.rings import RingHarness
 from hyperlane.wire.memory import MemoryLink, Pipe, memory_ring
 from hyperlane.wire.ring import TcpRing
 from hyperlane.wire.sockets import tune

@@ -27,6 +27,7 @@ from hyperlane.wire.tcp import TcpLink, peer_name
 
 HELLO_WITHIN_S = 5.0
 MAX_UNFINISHED = 16
+BACKLOG = 512
 
 log = logging.getLogger(__name__)
 
@@ -120,20 +121,24 @@ class DataListener:
         return None
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # who knocked has gone again
-        except OSError as error:
-            log.warning("data port %s: a connection could not be accepted: %s", self.address, error)
-            time.sleep(0.05)  # out of file descriptors: trying again at once would spin
-            return
-        sock.setblocking(False)
-        if len(self._unfinished) >= self._max_unfinished:
-            # The oldest has had the most time; whoever means it sends HELLO with its first packet.
-            self._forget(next(iter(self._unfinished.values()))).close()
-        self._unfinished[sock] = _Handshake(sock, time.monotonic() + self._hello_within_s)
-        self._selector.register(sock, selectors.EVENT_READ)
+        # Several at a time, so that a crowd at the door does not overflow the kernel's queue.
+        for _ in range(self._max_unfinished):
+            try:
+                sock, _address = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return  # that was everybody, or who knocked has gone again
+            except OSError as error:
+                log.warning("data port %s: a connection could not be accepted: %s", self.address, error)
+                time.sleep(0.05)  # out of file descriptors: trying again at once would spin
+                return
+            sock.setblocking(False)
+            if len(self._unfinished) >= self._max_unfinished:
+                # The oldest has had the most time; whoever means it sends HELLO with its first packet.
+                self._forget(next(iter(self._unfinished.values()))).close()
+            handshake = _Handshake(sock, time.monotonic() + self._hello_within_s)
+            self._unfinished[sock] = handshake
+            self._selector.register(sock, selectors.EVENT_READ)
+            self._progress(handshake)
 
     def _progress(self, handshake: _Handshake) -> None:
         try:
@@ -190,7 +195,9 @@ class DataListener:
 def _listen(address: Address) -> socket.socket:
     try:
         return socket.create_server(
-            (address.host, address.port), family=socket.AF_INET6 if ":" in address.host else socket.AF_INET, backlog=64
+            (address.host, address.port),
+            family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
+            backlog=BACKLOG,
         )
     except OSError as error:
         raise ConfigError(

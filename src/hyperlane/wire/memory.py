@@ -15,6 +15,8 @@ from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader, place_afresh
 
 CAPACITY_BYTES = 1 << 16
+LAST_WORDS_S = 0.2
+"""As `ring.LAST_WORDS_S`."""
 
 
 class Pipe:
@@ -149,6 +151,7 @@ class MemoryRing:
         self._reader = FrameReader(received)
         self._place = place_afresh(received)
         self._failure: HyperlaneError | None = None
+        self._cut = False
         self._closed = False
 
     def send(self, message: Frame | Copy) -> None:
@@ -158,7 +161,7 @@ class MemoryRing:
         try:
             self._outgoing.write(encode(message))
         except BrokenPipeError:
-            self._incoming.end()  # poll tells it, after what is still to come
+            self._cut = True  # poll tells it, after what is still on its way round
 
     def poll(self, timeout_s: float | None) -> Sequence[Frame]:
         """As `Ring.poll`."""
@@ -168,9 +171,9 @@ class MemoryRing:
             raise self._failure
         frames: list[Frame] = []
         try:
-            count = self._incoming.read_into(self._reader.buffer(), timeout_s)
-            if count == 0:
-                raise LinkBroken("the last stage is gone")
+            count = self._incoming.read_into(self._reader.buffer(), LAST_WORDS_S if self._cut else timeout_s)
+            if count == 0 or (self._cut and count is None):
+                raise LinkBroken("a stage is gone")
             self._reader.received(count or 0)
             while (message := self._reader.next(self._place)) is not None:
                 if isinstance(message, Frame):
