@@ -46,7 +46,6 @@ class LocalWorkers:
         """Start them all; `addresses` waits until they are ready."""
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._children: list[Child] = []
-        self._announced: dict[Address, Child] = {}
         for index in range(count):
             log = options.paths.state / "logs" / f"worker-{stamp}-{index}.log"
             self._children.append(Child(options.arguments(), log, options.environ()))
@@ -65,14 +64,18 @@ class LocalWorkers:
                 announcements.append(child.announcement(deadline_s))
             except ChildFailed as error:
                 raise ClusterError(f"local worker {index} {error}") from error
-            self._announced[announcements[-1].address] = child
         return [announcement.address for announcement in announcements]
 
-    def why_lost(self, address: Address) -> str:
-        """How the worker of an address ended, with its last words; empty when it runs or is none of these."""
-        child = self._announced.get(address)
-        how = child.ended if child else None
-        return f"local worker {address} {how}{child.last_words()}" if child and how else ""
+    def obituary(self, within_s: float = 0.5) -> str:
+        """How those ended that did, with their last words; empty when all run.
+
+        Waits a moment: a process's connections break just before it can be seen to have ended.
+        """
+        deadline_s = time.monotonic() + within_s
+        while not any(child.ended for child in self._children) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        lost = [(i, child, how) for i, child in enumerate(self._children) if (how := child.ended)]
+        return "\n".join(f"local worker {i} (process {child.pid}) {how}{child.last_words()}" for i, child, how in lost)
 
     def close(self) -> None:
         """End them all. Idempotent."""

@@ -152,16 +152,17 @@ class _Refusal:
 
     def _ways_out(self, free: Sequence[int], needed: int) -> list[str]:
         ways = []
-        if fewer := _largest(self.slots - 1, 1, lambda n: self._fits(free, n / self.slots)):
+        if fewer := _largest(self.slots - 1, 1, lambda n: self._fits(free, n, self.slots)):
             ways.append(f"--slots {fewer}")
-        if shorter := _largest(self.context - 1, MIN_CONTEXT, lambda n: self._fits(free, (n + 1) / (self.context + 1))):
+        if shorter := _largest(self.context - 1, MIN_CONTEXT, lambda n: self._fits(free, n + 1, self.context + 1)):
             ways.append(f"--context {shorter}")
         missing = max(needed - sum(free), max(self.cost.layer_weights) + self.cost.kv_per_layer)
         return [*ways, f"about {_size(missing)} more free memory, or another worker; a smaller model or quantisation"]
 
-    def _fits(self, free: Sequence[int], share: float) -> bool:
-        """Whether all fits with that share of the KV arena."""
-        return place(replace(self.cost, kv_per_layer=int(self.cost.kv_per_layer * share) + 1), free) is not None
+    def _fits(self, free: Sequence[int], part: int, whole: int) -> bool:
+        """Whether all fits with part / whole of the KV arena."""
+        smaller = -(-self.cost.kv_per_layer * part // whole)
+        return place(replace(self.cost, kv_per_layer=smaller), free) is not None
 
 
 def _largest(high: int, low: int, fits: Callable[[int], bool]) -> int:

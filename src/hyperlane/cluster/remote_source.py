@@ -50,16 +50,13 @@ class _Progress:
 class RemoteSource:
     """The tensors of one model at a tensor server. Every method from any thread. Close it, or use `with`."""
 
-    def __init__(
-        self, address: Address, token: str, fingerprint: str, report: Callable[[int], None] = lambda _bytes: None
-    ) -> None:
+    def __init__(self, address: Address, token: str, fingerprint: str) -> None:
         """Connect and ask which tensors there are.
 
         Args:
             address: the server's.
             token: what it asks for.
             fingerprint: of the model that it must serve.
-            report: told the bytes fetched so far while `read` waits; what it raises ends the wait.
 
         Raises:
             TransferError: the server is not there, does not know the token, or serves another model.
@@ -67,7 +64,7 @@ class RemoteSource:
         """
         self._address = address
         self._token = token
-        self._report = report
+        self._report: Callable[[int], None] = lambda _fetched: None
         self._channel = grpc.insecure_channel(rpc.target(address), options=rpc.CHANNEL_OPTIONS)
         self._stub = TensorsStub(self._channel)
         self._closed = threading.Event()
@@ -96,6 +93,10 @@ class RemoteSource:
     def names(self) -> Sequence[str]:
         """As `TensorSource.names`."""
         return tuple(self._infos)
+
+    def report_to(self, report: Callable[[int], None]) -> None:
+        """Tell `report` the bytes fetched so far while `read` waits; what it raises ends that wait."""
+        self._report = report
 
     def prefetch(self, names: Sequence[str]) -> None:
         """Say which tensors will be read, best in that order: they are fetched as memory allows."""

@@ -101,6 +101,7 @@ def mapped(address: Address, who: str, timeout_s: float | None = None) -> Iterat
     Raises:
         WorkerUnreachable: nothing answers there, or not in time.
         VersionMismatch: the peer does not know the call.
+        ClusterError: its answer makes no sense.
         HyperlaneError: the class that the peer named.
 
     """
@@ -108,6 +109,8 @@ def mapped(address: Address, who: str, timeout_s: float | None = None) -> Iterat
         yield
     except grpc.aio.AioRpcError as error:
         raise our_error(error, address, who, timeout_s) from error
+    except errors.ProtocolError as error:
+        raise errors.ClusterError(f"{who} at {address} answered nonsense: {error}") from error
 
 
 def our_error(error: Any, address: Address, who: str, timeout_s: float | None) -> errors.HyperlaneError:  # noqa: ANN401 (aio and sync gRPC errors share no type)

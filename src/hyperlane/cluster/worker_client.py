@@ -59,7 +59,8 @@ class WorkerClient:
         response = await self._safely(self._stub.Describe, request, timeout_s)
         messages.check_version(response.version, f"the worker at {self.address}")
         self.name = f"worker {response.name}"
-        return Described(messages.describe_from(response, self.address), response.holds_model)
+        with rpc.mapped(self.address, self.name):
+            return Described(messages.describe_from(response, self.address), response.holds_model)
 
     async def load(self, order: LoadOrder, progress: Callable[[LoadProgress], None], timeout_s: float) -> Loaded:
         """Load a stage. Cancelling this coroutine cancels the load.
@@ -109,7 +110,8 @@ class WorkerClient:
         """Renew the head's lease and learn how its stages are."""
         request = pb.HealthRequest(head=head)
         response = await self._safely(self._stub.Health, request, timeout_s, tries)
-        return messages.health_from(response, head)
+        with rpc.mapped(self.address, self.name):
+            return messages.health_from(response, head)
 
     async def close(self) -> None:
         """Release the channel. Idempotent."""

@@ -53,7 +53,7 @@ class StageHost:
         lease_s: float = LEASE_S,
     ) -> None:
         """`free_memory` measures the device's free bytes now; all stages together never exceed `memory_limit`."""
-        self._name = name
+        self.name = name
         self._load_engine = load_engine
         self._dial = dial
         self._measure_free = free_memory
@@ -92,13 +92,13 @@ class StageHost:
         if self._lease is not None and self._lease.head != head:
             raise WorkerBusy(self._busy_text(self._lease))
         if self._draining:
-            raise WorkerBusy(f"worker {self._name} is draining and takes no further stage")
+            raise WorkerBusy(f"worker {self.name} is draining and takes no further stage")
         if order.key in self._loading or order.key in self._stages:
-            raise LoadFailed(f"{order.key} is already on worker {self._name}")
+            raise LoadFailed(f"{order.key} is already on worker {self.name}")
         free = self._free()
         if order.needed_bytes > free:
             raise DoesNotFit(
-                f"{order.key} needs {_mib(order.needed_bytes)} on worker {self._name} "
+                f"{order.key} needs {_mib(order.needed_bytes)} on worker {self.name} "
                 f"(weights {_mib(order.weight_bytes)}, KV arena {_mib(order.kv_bytes)}, "
                 f"workspace {_mib(order.workspace_bytes)}), but {_mib(free)} are free: "
                 f"{_mib(order.needed_bytes - free)} are missing; use fewer slots, a shorter context or another worker"
@@ -113,7 +113,7 @@ class StageHost:
 
         def checked(report: LoadProgress) -> None:
             if loading.cancelled:
-                raise LoadFailed(f"loading {order.key} on worker {self._name} was given up: {loading.cancelled}")
+                raise LoadFailed(f"loading {order.key} on worker {self.name} was given up: {loading.cancelled}")
             progress(report)
 
         try:
@@ -122,16 +122,16 @@ class StageHost:
             raise
         except Exception as error:  # the supervisor of a load: libraries fail in ways of their own
             log.exception("%s could not be loaded", order.key)
-            text = f"{order.key} could not be loaded on worker {self._name}: {type(error).__name__}: {error}"
+            text = f"{order.key} could not be loaded on worker {self.name}: {type(error).__name__}: {error}"
             raise LoadFailed(text) from error
-        stage = Stage(order.spec, engine, self._name)
+        stage = Stage(order.spec, engine, self.name)
         with self._guard:
             cancelled = loading.cancelled
             if not cancelled:
                 self._stages[order.key] = (order, stage)
         if cancelled:
             stage.close()
-            raise LoadFailed(f"loading {order.key} on worker {self._name} was given up: {cancelled}")
+            raise LoadFailed(f"loading {order.key} on worker {self.name} was given up: {cancelled}")
         return stage
 
     # --- links -----------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class StageHost:
         with self._guard:
             found = self._stages.get(key)
         if found is None:
-            raise LoadFailed(f"{key} is not loaded on worker {self._name}")
+            raise LoadFailed(f"{key} is not loaded on worker {self.name}")
         return found[1]
 
     # --- lease and end ---------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class StageHost:
         since = time.strftime("%H:%M:%S", time.localtime(lease.taken_at))
         left = lease.remaining_s(time.monotonic())
         return (
-            f"worker {self._name} is held by head {lease.head.hex()[:8]} since {since}; stop that head, or use another "
+            f"worker {self.name} is held by head {lease.head.hex()[:8]} since {since}; stop that head, or use another "
             f"worker (the lease ends {left:.0f} s from now unless that head renews it)"
         )
 

@@ -70,23 +70,21 @@ class Stage:
 
         """
         with self._guard:
-            if self._state is StageState.CLOSED:
-                raise ProtocolError(f"stage {self.spec.index} of epoch {self.spec.epoch.counter} was unloaded")
-            if role in self._reserved or role in self._links:
-                raise ProtocolError(f"stage {self.spec.index} already has its {role.name.lower()} link")
+            self._check_free(role)
+            if role in self._reserved:
+                raise ProtocolError(f"stage {self.spec.index} is being given its {role.name.lower()} link already")
             self._reserved.add(role)
 
     def attach(self, role: Role, link: Link) -> None:
-        """Take over a link whose place was reserved; the loop starts when both are there.
+        """Take over a link; the loop starts when both are there.
 
         Raises:
-            ProtocolError: the links were dropped since. The link stays the caller's.
+            ProtocolError: it has that link already, or the stage is closed. The link stays the caller's.
 
         """
         with self._guard:
-            if role not in self._reserved:
-                raise ProtocolError(f"stage {self.spec.index} dropped its links meanwhile")
-            self._reserved.remove(role)
+            self._check_free(role)
+            self._reserved.discard(role)
             self._links[role] = link
             if len(self._links) == len(Role):
                 self._start()
@@ -127,6 +125,12 @@ class Stage:
                 log.error("stage %d: its engine did not return within %g s", self.spec.index, JOIN_TIMEOUT_S)
                 return
         self.engine.close()
+
+    def _check_free(self, role: Role) -> None:
+        if self._state is StageState.CLOSED:
+            raise ProtocolError(f"stage {self.spec.index} of epoch {self.spec.epoch.counter} was unloaded")
+        if role in self._links:
+            raise ProtocolError(f"stage {self.spec.index} already has its {role.name.lower()} link")
 
     def _start(self) -> None:
         upstream, downstream = self._links[Role.UPSTREAM], self._links[Role.DOWNSTREAM]

@@ -1,0 +1,225 @@
+"""The head's side of the cluster: from worker addresses to a running ring, and back to nothing.
+
+describe → plan → epoch → load → connect → ring → heartbeat. Knows no request and no token. Lives in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from hyperlane.cluster.heartbeat import Heartbeat, OnLost, Watched
+from hyperlane.cluster.identity import HeadIdentity
+from hyperlane.cluster.report import Progress, Report
+from hyperlane.cluster.supply import WeightSupply
+from hyperlane.cluster.worker_client import Described, Loaded, WorkerClient
+from hyperlane.core import Address, Epoch, ModelFacts, Plan, Planner, StageCost, StageSpec
+from hyperlane.errors import ClusterError, HyperlaneError, LoadFailed, WorkerUnreachable
+from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey
+from hyperlane.stage.terms import hello_to
+from hyperlane.wire.frame import Role
+from hyperlane.wire.link import Ring
+from hyperlane.wire.ring import TcpRing
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What to run. `file`: the model's own; `slots` × `context` (tokens): the KV arena."""
+
+    facts: ModelFacts
+    cost: StageCost
+    file: Path
+    slots: int
+    context: int
+    step_tokens: int
+    connect_timeout_s: float = 10.0
+    load_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A plan whose stages are loaded and linked, and the head's two ends of its ring."""
+
+    plan: Plan
+    epoch: Epoch
+    ring: Ring
+
+
+class Controller:
+    """Brings one pipeline up and takes it down. Not for two tasks at once."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        identity: HeadIdentity,
+        logs: Path,
+        *,
+        report: Report,
+        why_lost: Callable[[], str] = str,
+    ) -> None:
+        """`why_lost` may know how local workers ended; it may block for a moment."""
+        self._identity = identity
+        self._logs = logs
+        self._report = report
+        self._why_lost = why_lost
+        self._clients = {address: WorkerClient(address) for address in addresses}
+        self._heartbeat: Heartbeat | None = None
+        self._ring: Ring | None = None
+
+    async def describe(self, ask: Ask) -> list[Described]:
+        """Ask all workers at once, in the order of their addresses.
+
+        Raises:
+            WorkerUnreachable, VersionMismatch: of the first that fails.
+
+        """
+        hint = str(ask.file.resolve())
+        return await self._together(
+            client.describe(ask.facts.fingerprint, hint, ask.connect_timeout_s) for client in self._clients.values()
+        )
+
+    async def start(self, ask: Ask, planner: Planner, on_lost: OnLost) -> Pipeline:
+        """Plan, load and link; after an error nothing is left at any worker.
+
+        Raises:
+            ClusterError: a worker cannot be reached, is busy, of another version, or failed; the model does not fit.
+            ModelError, TransferError: the weights cannot be used, or did not arrive.
+            LinkError: the ring could not be closed.
+
+        """
+        described = await self.describe(ask)
+        plan = planner.plan(ask.facts, [d.facts for d in described], ask.cost, ask.slots, ask.context)
+        epoch = self._identity.next_epoch()
+        try:
+            loaded = await self._load(ask, plan, epoch, described)
+            return await self._link(ask, plan, epoch, loaded, on_lost)
+        except BaseException:
+            await self._unload()
+            raise
+
+    async def close(self) -> None:
+        """Close the ring, drop every stage, release the leases and the connections. Idempotent."""
+        await self._unload()
+        for client in self._clients.values():
+            await client.close()
+
+    # --- up --------------------------------------------------------------------------------------------------
+
+    async def _load(self, ask: Ask, plan: Plan, epoch: Epoch, described: Sequence[Described]) -> list[Loaded]:
+        holders = {d.facts.control for d in described if d.holds_model}
+        supply = WeightSupply(ask.file.resolve(), self._logs)
+        clients = [self._clients[stage.worker.control] for stage in plan.stages]
+        beating = Heartbeat(epoch.head, [Watched(client, None) for client in clients], self._lost_while_loading)
+        try:
+            orders = [
+                LoadOrder(
+                    spec=spec,
+                    weights=await supply.sources(stage.worker.control, holds_model=stage.worker.control in holders),
+                    weight_bytes=stage.weight_bytes,
+                    kv_bytes=stage.kv_bytes,
+                    workspace_bytes=stage.workspace_bytes,
+                )
+                for spec, stage in zip(specs_of(plan, epoch, ask.step_tokens), plan.stages, strict=True)
+            ]
+            return await self._together(
+                client.load(order, self._reporter(client), ask.load_timeout_s)
+                for client, order in zip(clients, orders, strict=True)
+            )
+        finally:
+            await beating.close()
+            await supply.close()
+
+    async def _link(self, ask: Ask, plan: Plan, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost) -> Pipeline:
+        elements = {stage.element for stage in loaded}
+        if len(elements) > 1:
+            raise ClusterError(
+                f"raw links need one element type, but the workers' engines use {' and '.join(sorted(elements))}: "
+                "leave the workers of one type out"
+            )
+        keys = [StageKey(epoch, stage.index) for stage in plan.stages]
+        clients = [self._clients[stage.worker.control] for stage in plan.stages]
+        await self._together(
+            client.connect(key, following.worker.data)
+            for client, key, following in zip(clients, keys, plan.stages[1:], strict=False)
+        )
+        specs = specs_of(plan, epoch, ask.step_tokens)
+        self._ring = await asyncio.to_thread(
+            TcpRing.connect,
+            plan.stages[0].worker.data,
+            hello_to(specs[0], Role.UPSTREAM, loaded[0].element),
+            plan.stages[-1].worker.data,
+            hello_to(specs[-1], Role.DOWNSTREAM, loaded[-1].element),
+            ask.connect_timeout_s,
+        )
+        watched = [Watched(client, key) for client, key in zip(clients, keys, strict=True)]
+        self._heartbeat = Heartbeat(epoch.head, watched, on_lost)
+        return Pipeline(plan, epoch, self._ring)
+
+    def _reporter(self, client: WorkerClient) -> Callable[[LoadProgress], None]:
+        def tell(progress: LoadProgress) -> None:
+            self._report(Progress(client.name, progress.phase, progress.done, progress.total))
+
+        return tell
+
+    @staticmethod
+    def _lost_while_loading(error: HyperlaneError) -> None:
+        log.info("a worker did not answer while loading, its Load call will tell: %s", error)
+
+    # --- down ------------------------------------------------------------------------------------------------
+
+    async def _unload(self) -> None:
+        if self._heartbeat is not None:
+            await self._heartbeat.close()
+        if self._ring is not None:
+            self._ring.close()
+        self._heartbeat = self._ring = None
+        await asyncio.gather(*(self._release(client) for client in self._clients.values()))
+
+    async def _release(self, client: WorkerClient) -> None:
+        # A worker that cannot be told finds out when its lease runs out.
+        with suppress(HyperlaneError):
+            await client.unload(self._identity.head)
+
+    # --- all at once -----------------------------------------------------------------------------------------
+
+    async def _together(self, calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+        """The results in order; the first error ends the other calls and is raised, with what is known besides."""
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except (WorkerUnreachable, LoadFailed) as error:
+            reasons = await asyncio.to_thread(self._why_lost)
+            raise type(error)("\n".join(filter(None, (str(error), reasons)))) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def specs_of(plan: Plan, epoch: Epoch, step_tokens: int) -> list[StageSpec]:
+    """What each worker of a plan is to build."""
+    return [
+        StageSpec(
+            model=plan.model,
+            epoch=epoch,
+            index=stage.index,
+            stages=len(plan.stages),
+            layers=stage.layers,
+            slots=plan.slots,
+            context=plan.context,
+            threads=stage.worker.threads,
+            max_step_tokens=step_tokens,
+            precision_in=plan.precisions[stage.index],
+            precision_out=plan.precisions[stage.index + 1],
+        )
+        for stage in plan.stages
+    ]

@@ -1,0 +1,60 @@
+"""What this machine has: memory that a worker may count on, and a name for it that its workers share.
+
+Knows no device but the CPU; an engine measures its own device's memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import uuid
+from pathlib import Path
+
+import psutil
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def machine_id() -> str:
+    """The same for all processes that share this machine's memory, in containers too; another on other machines."""
+    try:
+        facts = _BOOT_ID.read_text(encoding="ascii")
+    except OSError:
+        facts = f"{platform.node()} {uuid.getnode():x}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def total_memory() -> int:
+    """Bytes of RAM that this process could ever have."""
+    return min(psutil.virtual_memory().total, _cgroup_limit() or 1 << 62)
+
+
+def free_memory() -> int:
+    """Bytes of RAM that can be had now without swapping, within the container's limit if there is one."""
+    available = psutil.virtual_memory().available
+    limit = _cgroup_limit()
+    if limit is None:
+        return int(available)
+    return max(0, min(available, limit - _cgroup_used()))
+
+
+def _cgroup_limit() -> int | None:
+    text = _cgroup_value("memory.max")
+    return int(text) if text.isdecimal() else None
+
+
+def _cgroup_used() -> int:
+    """Bytes in use, less the page cache that gives way."""
+    used = _cgroup_value("memory.current")
+    cached = next(
+        (line.split()[1] for line in _cgroup_value("memory.stat").splitlines() if "inactive_file" in line), "0"
+    )
+    return max(0, int(used or 0) - int(cached))
+
+
+def _cgroup_value(name: str) -> str:
+    try:
+        return (_CGROUP / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,198 @@
+"""A worker process: stages in a host, a control port, a data port, until it is told to stop.
+
+Knows no engine: how one is built, and what device it runs on, is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hyperlane import __version__
+from hyperlane.cluster.announce import Announcement, when_parent_ends
+from hyperlane.cluster.messages import CONTROL_PROTOCOL
+from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
+from hyperlane.core import Address, ElementType, WorkerFacts
+from hyperlane.errors import ConfigError
+from hyperlane.stage.host import LoadEngine, StageHost
+from hyperlane.wire import dial
+from hyperlane.wire.frame import Hello
+from hyperlane.wire.listener import DataListener
+from hyperlane.wire.tcp import TcpLink
+
+log = logging.getLogger(__name__)
+
+DIAL_TIMEOUT_S = 10.0
+DATA_PORTS_TRIED = 16
+STOP_WITHIN_S = 8.0
+"""After that a worker whose parent is gone ends the hard way: an engine that hangs must not outlive its head."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What an engine would run on. `memory_pool`: see `WorkerFacts`; `free_memory` measures bytes now."""
+
+    device: str
+    provider: str
+    element: ElementType
+    runtime_version: str
+    memory_pool: str
+    memory_total: int
+    free_memory: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """All that a worker process is made of."""
+
+    listen: Address
+    announce: bool
+    threads: int
+    memory_limit: int | None
+    device: DeviceFacts
+    load_engine: LoadEngine
+    holds_model: Callable[[str, str], bool]
+
+
+async def serve(setup: WorkerSetup) -> None:
+    """Serve until SIGTERM or SIGINT, or until standard input ends if the worker announces itself.
+
+    Raises:
+        ConfigError: a port is in use, or the address is not this machine's.
+
+    """
+    worker = _Worker(setup)
+    try:
+        control, data = await worker.start()
+        stopped = _stop_signals()
+        if setup.announce:
+            Announcement(worker.name, control).print()
+            _watch_parent(stopped)
+        else:
+            print(f"worker {worker.name} is ready at {control} (data at {data})", file=sys.stderr, flush=True)
+        await stopped.wait()
+    finally:
+        await worker.stop()
+
+
+def check_listen(address: Address, *, insecure: bool) -> None:
+    """Refuse to be reached from other machines by accident.
+
+    Raises:
+        ConfigError: the address is not loopback, and `insecure` was not asked for.
+
+    """
+    if is_loopback(address.host):
+        return
+    if not insecure:
+        raise ConfigError(
+            f"{address} can be reached from other machines, and links are not encrypted yet: anyone there could use "
+            "this worker and read what passes through it; on a network that you trust, say --insecure"
+        )
+    log.warning("listening on %s without encryption: anyone who reaches it can use this worker", address)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host's ports."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Worker:
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self.name = platform.node() or "worker"
+        self._listener: DataListener | None = None
+        device = setup.device
+        self._limit = setup.memory_limit or device.memory_total
+        self._host = StageHost(
+            self.name, setup.load_engine, _dial, free_memory=device.free_memory, memory_limit=self._limit
+        )
+        self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model))
+        self._control = self._data = setup.listen
+
+    async def start(self) -> tuple[Address, Address]:
+        # The data port first: a head that finds the control port must find that one too.
+        self._listener = _listen_beside(self._setup.listen, self._host)
+        self._data = self._listener.address
+        self._control = await self._server.start(self._setup.listen)
+        self.name = self._host.name = f"{self.name}:{self._control.port}"
+        return self._control, self._data
+
+    async def stop(self) -> None:
+        log.info("stopping")
+        self._host.drain()
+        await self._server.stop()
+        if self._listener is not None:
+            await asyncio.to_thread(self._listener.close)
+        await asyncio.to_thread(self._host.close)
+
+    def _facts(self) -> WorkerFacts:
+        device = self._setup.device
+        return WorkerFacts(
+            name=self.name,
+            control=self._control,
+            data=self._data,
+            device=device.device,
+            provider=device.provider,
+            threads=self._setup.threads,
+            memory_total=self._limit,
+            memory_free=self._host.memory_free(),
+            element=device.element,
+            hyperlane_version=__version__,
+            protocol=CONTROL_PROTOCOL,
+            runtime_version=device.runtime_version,
+            memory_pool="" if self._setup.memory_limit else device.memory_pool,
+        )
+
+
+def _dial(address: Address, hello: Hello) -> TcpLink:
+    return dial.connect(address, hello, DIAL_TIMEOUT_S)
+
+
+def _listen_beside(control: Address, host: StageHost) -> DataListener:
+    """A data port: the next free one after the control port, so that firewalls can be told; any if that is any."""
+    if control.port == 0:
+        return DataListener(Address(control.host, 0), host.admit, host.deliver)
+    for port in range(control.port + 1, min(control.port + DATA_PORTS_TRIED, 1 << 16)):
+        try:
+            return DataListener(Address(control.host, port), host.admit, host.deliver)
+        except ConfigError as error:
+            log.info("data port: %s", error)
+    raise ConfigError(
+        f"no free port for data within {DATA_PORTS_TRIED} after {control}: choose another control port with --listen"
+    )
+
+
+def _stop_signals() -> asyncio.Event:
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def stop(*_signal: object) -> None:
+        loop.call_soon_threadsafe(stopped.set)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, stop)
+    return stopped
+
+
+def _watch_parent(stopped: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def parent_is_gone() -> None:
+        last_resort = threading.Timer(STOP_WITHIN_S, os._exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
+        loop.call_soon_threadsafe(stopped.set)
+
+    when_parent_ends(parent_is_gone)
