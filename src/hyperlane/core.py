@@ -450,6 +450,7 @@ class HeadStatus:
     logits_refetched: int
     ring_us: float
     uptime_s: float
+    hop_us: float = 0.0
     sent_bytes_per_token: float = 0.0
 
 

@@ -67,6 +67,20 @@ class Stream(AsyncIterator[Event], Iterator[Event]):
                 self._ready.wait(INTERRUPTIBLE_S)
             return self._events.popleft()
 
+    def last(self, timeout_s: float) -> Event:
+        """Wait for the end and drop all that comes before it. For a thread that wants to know only how it ended.
+
+        Raises:
+            TimeoutError: the request has not ended within the time; it goes on.
+
+        """
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._ended, timeout_s):
+                raise TimeoutError(f"the request has not ended within {timeout_s:g} s")
+            event = self._events[-1]
+            self._events.clear()
+            return event
+
     def __aiter__(self) -> Stream:
         return self
 

@@ -17,7 +17,7 @@ class ByteTokenizer:
     vocab = VOCAB
     eos_ids = frozenset({EOS})
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, *, add_bos: bool = False) -> tuple[int, ...]:
         """The UTF-8 bytes of the text."""
         return tuple(text.encode())
 

@@ -1,0 +1,47 @@
+"""From a step's plan to the frame that leaves. Pure; knows no ring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperlane.core import Row
+from hyperlane.head.scheduler import Flight, Share
+from hyperlane.head.sequence import Sequence
+from hyperlane.wire.frame import Frame, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A frame that left: when (seconds), its rows, and whether no other frame was in flight."""
+
+    at_s: float
+    rows: tuple[Row, ...]
+    alone: bool
+
+
+def step_frame(flight: Flight, sequences: Mapping[int, Sequence], epoch: int) -> Frame:
+    """The TOKENS frame of a plan: one row for each share, the rows' token ids one after the other."""
+    rows: list[Row] = []
+    tokens: list[int] = []
+    for share in flight.plan.shares:
+        sequence = sequences[share.lane]
+        rows.append(_row(share, sequence, whole_logits=flight.plan.whole_logits))
+        tokens += sequence.tokens[share.start : share.start + share.count]
+    return Frame(Kind.TOKENS, epoch, flight.step, tuple(rows), (np.array(tokens, "<i4").tobytes(),))
+
+
+def _row(share: Share, sequence: Sequence, *, whole_logits: bool) -> Row:
+    asked = sequence.ask
+    return Row(
+        slot=share.slot,
+        start=share.start,
+        count=share.count,
+        want=(share.count - 1,) if share.wanted else (),
+        top_k=asked.top_k,
+        extra_ids=asked.extra_ids if share.wanted and not whole_logits else (),
+        temperature=asked.temperature,
+        whole_logits=whole_logits,
+    )

@@ -1,0 +1,85 @@
+"""Requests and cancels on their way from any thread to the head's. Owns the bound on accepted requests.
+
+Knows no slot and no frame. What was accepted is handed over exactly once: to `drain`, or to `shut`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from hyperlane.errors import Overloaded, PipelineLost
+from hyperlane.head.sequence import Sequence
+
+
+class Intake:
+    """Open while a pipeline runs. Every method may be called from any thread."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason`: what a request is told while the intake is shut."""
+        self._lock = threading.Lock()
+        self.reason = reason
+        self._wake: Callable[[], None] | None = None
+        self._capacity = 0
+        self._slots = 1
+        self._arrived: list[Sequence] = []
+        self._cancelled: list[int] = []
+        self._typical_s = 1.0
+        self.accepted = 0
+        """Requests that were accepted and have not ended."""
+        self.refused = 0
+
+    def open(self, wake: Callable[[], None], slots: int, queue: int) -> None:
+        """Accept requests. `wake` makes the head look; `slots` + `queue`: how many may be unfinished at once."""
+        with self._lock:
+            self._wake, self._slots, self._capacity = wake, slots, slots + queue
+
+    def shut(self, reason: str) -> list[Sequence]:
+        """Accept no more; returns what `drain` has not handed over."""
+        with self._lock:
+            self._wake, self.reason = None, reason
+            arrived, self._arrived, self._cancelled = self._arrived, [], []
+            return arrived
+
+    def accept(self, sequence: Sequence) -> None:
+        """Take a request on.
+
+        Raises:
+            PipelineLost: the intake is shut.
+            Overloaded: as many requests as may be are unfinished.
+
+        """
+        with self._lock:
+            if self._wake is None:
+                raise PipelineLost(self.reason)
+            if self.accepted >= self._capacity:
+                self.refused += 1
+                raise Overloaded(
+                    f"{self.accepted - self._slots} requests wait for one of {self._slots} slots; try again later",
+                    retry_after_s=max(1.0, self._typical_s / self._slots),
+                )
+            self.accepted += 1
+            self._arrived.append(sequence)
+            self._wake()
+
+    def cancel(self, lane: int) -> None:
+        """The reader of a request went away."""
+        with self._lock:
+            if self._wake is not None:
+                self._cancelled.append(lane)
+                self._wake()
+
+    def drain(self) -> tuple[list[Sequence], list[int]]:
+        """What has arrived since the last call, and which lanes were cancelled."""
+        if not self._arrived and not self._cancelled:
+            return [], []
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+            cancelled, self._cancelled = self._cancelled, []
+            return arrived, cancelled
+
+    def ended(self, took_s: float) -> None:
+        """An accepted request ended after so many seconds."""
+        with self._lock:
+            self.accepted -= 1
+            self._typical_s += (took_s - self._typical_s) / 16

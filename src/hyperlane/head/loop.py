@@ -1,0 +1,196 @@
+"""The head's one loop: receive → commit → schedule → send → publish. One `Loop` for each pipeline, one thread.
+
+Owns what dies with a pipeline: its ring, its lanes, its frames in flight. Knows no engine, no HTTP and no text rule.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from hyperlane.core import Failed, Finished, FinishReason, Plan
+from hyperlane.errors import EngineFault, HyperlaneError, PipelineLost
+from hyperlane.head.frames import Departure, step_frame
+from hyperlane.head.intake import Intake
+from hyperlane.head.options import Counters
+from hyperlane.head.sampler import Choice, Logits
+from hyperlane.head.scheduler import Lanes, Policy, schedule
+from hyperlane.head.sequence import Sequence
+from hyperlane.head.timings import FrameTiming, Timings
+from hyperlane.wire.candidates import Candidates, split
+from hyperlane.wire.frame import Frame
+from hyperlane.wire.link import Ring
+
+
+class _News(NamedTuple):
+    """A committed token that is not published yet; `reason`: the answer ends with it."""
+
+    sequence: Sequence
+    choice: Choice
+    reason: FinishReason | None
+
+
+class Loop:
+    """Serves the requests of an intake with one pipeline until that fails or `stop` is called.
+
+    `run` and `give_up` are called by one thread; the other methods and the attributes may be used from any.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        plan: Plan,
+        epoch: int,
+        policy: Policy,
+        *,
+        intake: Intake,
+        counters: Counters,
+        eos_ids: Collection[int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.plan = plan
+        self.epoch = epoch
+        self.timings = Timings()
+        self.proved = False
+        """A token came through every stage."""
+        self._ring = ring
+        self._policy = policy
+        self._intake = intake
+        self._counters = counters
+        self._eos_ids = eos_ids
+        self._clock = clock
+        self._lanes = Lanes(plan.slots)
+        self._sequences: dict[int, Sequence] = {}
+        self._departures: deque[Departure] = deque()
+        self._news: list[_News] = []
+        self._stopping = False
+
+    @property
+    def active(self) -> int:
+        """Requests that have a slot."""
+        return len(self._lanes.running)
+
+    def stop(self) -> None:
+        """Make `run` return. The caller keeps the ring open until it has."""
+        self._stopping = True
+        self._ring.wake()
+
+    def run(self) -> None:
+        """Serve. A token is committed, the next frames leave, and only then its text is made and told.
+
+        Raises:
+            HyperlaneError: the ring failed, or a stage did.
+
+        """
+        while not self._stopping:
+            for frame in self._ring.poll(self._patience_s()):
+                self._commit(frame)
+            self._take_in()
+            while (plan := schedule(self._lanes, self._policy)) is not None:
+                alone = not self._lanes.flights
+                frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch)
+                self._departures.append(Departure(self._clock(), frame.rows, alone))
+                self._ring.send(frame)
+            self._publish()
+
+    def give_up(self, reason: str, cause: Exception | None, late: Collection[Sequence]) -> None:
+        """Tell what was committed, then fail all others and `late`. Nobody is left waiting, whatever the cause was.
+
+        A recovery would keep the sequences instead: each holds all of its tokens.
+        """
+        if cause is None or isinstance(cause, HyperlaneError):
+            self._publish()
+        left = [*(news.sequence for news in self._news), *self._sequences.values(), *late]
+        self._counters.admitted += len(late)
+        for sequence in left:
+            if not sequence.ended:
+                error = PipelineLost(reason)
+                error.__cause__ = cause
+                self._end(sequence, Failed(error))
+
+    def _patience_s(self) -> float | None:
+        """Look at once when publishing has freed a slot that somebody waits for, else wait for a frame or a request."""
+        return 0.0 if self._lanes.waiting and self._lanes.free else None
+
+    # --- commit ------------------------------------------------------------------------------------------------
+
+    def _commit(self, frame: Frame) -> None:
+        """Take the tokens of a frame that came back. Rows of requests that ended meanwhile are dropped."""
+        now_s = self._clock()
+        flight = self._lanes.arrive(frame.step)
+        left = self._departures.popleft()
+        alone = left.alone and not self._lanes.flights
+        tokens = sum(row.count for row in left.rows)
+        self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, alone, frame.timings))
+        payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
+        answers = split(left.rows, payload, self.plan.model.vocab)
+        for share, answer in zip(flight.plan.shares, answers, strict=True):
+            sequence = self._sequences.get(share.lane)
+            if answer and sequence is not None:
+                self._take(sequence, answer[0], now_s)
+
+    def _take(self, sequence: Sequence, answer: Candidates | Logits, now_s: float) -> None:
+        """One answer becomes a token, a question for whole logits, or the request's fault."""
+        try:
+            choice = sequence.pick(answer)
+        except EngineFault as error:
+            self._end(sequence, Failed(error))
+            return
+        self.proved = True
+        if choice is None:
+            self._lanes.ask_again(sequence.lane)
+            self._counters.logits_refetched += 1
+            return
+        sequence.append(choice.token, now_s)
+        self._counters.completion_tokens += 1
+        reason = self._ending(sequence, choice.token)
+        if reason is None:
+            self._lanes.grow(sequence.lane, whole=sequence.ask.whole_logits)
+        else:
+            self._release(sequence)
+        self._news.append(_News(sequence, choice, reason))
+
+    def _ending(self, sequence: Sequence, token: int) -> FinishReason | None:
+        if token in self._eos_ids and not sequence.request.ignore_eos:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(sequence.tokens) >= sequence.limit else None
+
+    def _take_in(self) -> None:
+        """New requests queue up, cancelled ones end, and free slots go to those that wait longest."""
+        arrived, cancelled = self._intake.drain()
+        for sequence in arrived:
+            self._sequences[sequence.lane.id] = sequence
+            self._lanes.waiting.append(sequence.lane)
+            self._counters.admitted += 1
+            self._counters.prompt_tokens += len(sequence.request.prompt)
+        for lane_id in cancelled:
+            if (gone := self._sequences.get(lane_id)) is not None:
+                self._end(gone, gone.finished(FinishReason.CANCELLED))
+        for lane in self._lanes.admit():
+            self._sequences[lane.id].admitted_s = self._clock()
+
+    # --- publish -----------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Text, events and ends, while the stages compute. The end-of-sequence token itself is not told."""
+        for sequence, choice, reason in self._news:
+            if sequence.ended:
+                continue
+            if reason is not FinishReason.STOP and sequence.tell(choice):
+                self._end(sequence, sequence.finished(FinishReason.STOP))
+            elif reason is not None:
+                self._end(sequence, sequence.finished(reason))
+        self._news.clear()
+
+    def _release(self, sequence: Sequence) -> None:
+        """The request's slot, or its place in the queue, is free."""
+        if self._sequences.pop(sequence.lane.id, None) is not None:
+            self._lanes.end(sequence.lane)
+
+    def _end(self, sequence: Sequence, event: Finished | Failed) -> None:
+        """The request's last event, exactly once."""
+        self._release(sequence)
+        self._counters.ended += 1
+        self._intake.ended(self._clock() - sequence.submitted_s)
+        sequence.end(event)

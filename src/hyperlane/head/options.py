@@ -1,0 +1,64 @@
+"""What a head is given: what it must know of a tokenizer, how it uses a pipeline, and what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from hyperlane.core import Plan
+from hyperlane.head.scheduler import Policy
+
+
+class Words(Protocol):
+    """What the head must know of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> Collection[int]:
+        """Tokens that end an answer."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for control tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """How a head uses its pipelines. None: from the number of stages P, as said.
+
+    `max_step_tokens`: tokens of one frame (the workers' limit as well). `queue`: requests that may wait for a slot.
+    `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together. `decode_groups`: P; see `scheduler.Policy`.
+    """
+
+    max_step_tokens: int = 128
+    queue: int = 64
+    frames_in_flight: int | None = None
+    bytes_in_flight: int = 64 << 20
+    decode_groups: int | None = None
+    min_group_rows: int = 2
+
+    def policy(self, plan: Plan) -> Policy:
+        """The scheduler's limits for a plan."""
+        stages = len(plan.stages)
+        element_bytes = max(stage.worker.element.bytes for stage in plan.stages)
+        return Policy(
+            max_step_tokens=self.max_step_tokens,
+            max_frames=self.frames_in_flight or 2 * stages,
+            max_bytes=self.bytes_in_flight,
+            token_bytes=plan.model.hidden * element_bytes if stages > 1 else 4,
+            logits_bytes=4 * plan.model.vocab,
+            decode_groups=self.decode_groups or stages,
+            min_group_rows=self.min_group_rows,
+        )
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the head's start."""
+
+    admitted: int = 0
+    ended: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    logits_refetched: int = 0

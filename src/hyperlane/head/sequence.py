@@ -1,0 +1,145 @@
+"""One request's whole life at the head: its tokens, its random state, its text, its times and its one last event.
+
+Knows no frame and no other request. It holds every token, so that a new pipeline could compute it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hyperlane.core import (
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    RequestTimings,
+    TokenChoice,
+    TokenLogprob,
+    Usage,
+)
+from hyperlane.head.penalties import History
+from hyperlane.head.sampler import Choice, Logits, ask, pick, pick_whole, uniform
+from hyperlane.head.scheduler import Lane
+from hyperlane.head.streams import Stream
+from hyperlane.head.text import TextAssembler
+from hyperlane.wire.candidates import Candidates
+
+
+class Sequence:
+    """State of one accepted request. All methods but `stream`'s are called by the head's thread.
+
+    `seed`: of all its draws. `limit`: tokens at which it ends, prompt included. Times are seconds of the head's clock.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_history",
+        "_last_s",
+        "_token_bytes",
+        "_vocab",
+        "admitted_s",
+        "ask",
+        "ended",
+        "first_s",
+        "lane",
+        "limit",
+        "request",
+        "seed",
+        "stream",
+        "submitted_s",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        stream: Stream,
+        lane: Lane,
+        *,
+        seed: int,
+        limit: int,
+        vocab: int,
+        token_bytes: Callable[[int], bytes],
+        submitted_s: float,
+    ) -> None:
+        self.request = request
+        self.stream = stream
+        self.lane = lane
+        self.seed = seed
+        self.limit = limit
+        self.tokens = list(request.prompt)
+        self.ended = False
+        self._vocab = vocab
+        self._token_bytes = token_bytes
+        self._assembler = TextAssembler(token_bytes, request.stop)
+        self._history = History(request.sampling, request.prompt)
+        self.ask = ask(request.sampling, self._history, vocab)
+        lane.whole = self.ask.whole_logits
+        self.submitted_s = submitted_s
+        self.admitted_s = self.first_s = self._last_s = submitted_s
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    # --- commit ------------------------------------------------------------------------------------------------
+
+    def pick(self, answer: Candidates | Logits) -> Choice | None:
+        """The next token by a stage's answer, or None when it takes the whole logits.
+
+        Raises:
+            EngineFault: a value is not finite.
+
+        """
+        params = self.request.sampling
+        draw = uniform(self.seed, len(self.tokens))
+        if isinstance(answer, Candidates):
+            return pick(answer, self.ask.extra_ids, params, self._history, draw=draw, vocab=self._vocab)
+        return pick_whole(answer, params, self._history, draw)
+
+    def append(self, token: int, now_s: float) -> None:
+        """The token is part of the answer; the next row asks by it."""
+        if not self.generated:
+            self.first_s = now_s
+        self._last_s = now_s
+        self.tokens.append(token)
+        history, touched = self._history, self._history.touched
+        history.add(token)
+        if history.touched is not touched:
+            self.ask = ask(self.request.sampling, history, self._vocab)
+
+    # --- publish -----------------------------------------------------------------------------------------------
+
+    def tell(self, choice: Choice) -> bool:
+        """Publish what a token makes certain. Returns whether a stop string is complete."""
+        delta = self._assembler.push(choice.token, self._described(choice))
+        if delta is not None:
+            self.stream.publish(delta)
+        return self._assembler.stopped
+
+    def finished(self, reason: FinishReason) -> Finished:
+        """The last event of a request that was served."""
+        usage = Usage(len(self.request.prompt), self.generated)
+        times = RequestTimings(
+            queued_s=self.admitted_s - self.submitted_s,
+            ttft_s=self.first_s - self.submitted_s,
+            decode_s=self._last_s - self.first_s,
+        )
+        return Finished(reason, usage, times)
+
+    def end(self, event: Finished | Failed) -> None:
+        """Publish the last events, once: text that was held back, unless a stop string claimed it, then the end."""
+        self.ended = True
+        if isinstance(event, Finished) and not self._assembler.stopped:
+            rest = self._assembler.finish()
+            if rest is not None:
+                self.stream.publish(rest)
+        self.stream.publish(event)
+
+    def _described(self, choice: Choice) -> TokenChoice | None:
+        if choice.logprob is None:
+            return None
+        chosen = TokenLogprob(choice.token, self._token_bytes(choice.token), choice.logprob)
+        top = tuple(TokenLogprob(token, self._token_bytes(token), value) for token, value in choice.top)
+        return TokenChoice(chosen, top)
