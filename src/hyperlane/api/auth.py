@@ -43,7 +43,7 @@ class KeyGuard:
         if token:
             message = "The API key is wrong."
         headers = (("www-authenticate", "Bearer"),)
-        return Problem(401, message, "authentication_error", None, "invalid_api_key", headers)
+        return Problem(401, message, "authentication_error", code="invalid_api_key", headers=headers)
 
     def _is_known(self, token: str) -> bool:
         """Compare with every key; how long that takes tells nothing of how close a guess is."""
@@ -75,7 +75,7 @@ class HostGuard:
             f"This server listens on loopback and does not answer to the name '{host}'; "
             "allow it in the setting 'hosts' of [api], or set an API key."
         )
-        problem = Problem(403, message, "permission_error", None, "host_not_allowed")
+        problem = Problem(403, message, "permission_error", code="host_not_allowed")
         await problem.response()(scope, receive, send)
 
 

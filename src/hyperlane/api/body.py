@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from email.message import Message as MimeMessage
 from typing import TypeVar
@@ -13,6 +14,9 @@ from starlette.requests import Request
 from hyperlane.api.errors import HttpProblem, Problem
 from hyperlane.api.unsupported import refuse_unsupported
 from hyperlane.errors import InvalidRequest
+
+INLINE_BYTES = 64 << 10
+"""Longer bodies are parsed in a thread, so that running streams do not wait for it."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -26,7 +30,14 @@ async def read_body(request: Request, model: type[Model], limit: int) -> Model:
 
     """
     _check_content_type(request)
-    content = _parse(await _read(request, limit))
+    body = await _read(request, limit)
+    if len(body) <= INLINE_BYTES:
+        return _checked(body, model)
+    return await asyncio.to_thread(_checked, body, model)
+
+
+def _checked(body: bytes, model: type[Model]) -> Model:
+    content = _parse(body)
     refuse_unsupported(content)
     try:
         return model.model_validate(content)

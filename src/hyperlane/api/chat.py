@@ -11,6 +11,7 @@ from hyperlane.api.answers import Tally
 from hyperlane.api.body import read_body
 from hyperlane.api.chunks import Envelope, Identity, JsonObject, quoted, usage_object
 from hyperlane.api.edge import Edge
+from hyperlane.api.errors import with_param
 from hyperlane.api.logprobs import chat_logprobs
 from hyperlane.api.respond import Choice, StreamedAnswer, whole_answer
 from hyperlane.api.schema import ChatRequest, Message
@@ -28,7 +29,11 @@ async def create_chat_completion(edge: Edge, request: Request) -> Response:
     characters = sum(len(message.content) for message in messages)
     prompt = await edge.encoded(lambda: edge.generator.encode_chat(messages), characters)
     identity = edge.identify("chatcmpl")
-    answers = edge.submit(sequences(body, [prompt], identity.id, _max_tokens(body), logprobs))
+    requests = sequences(body, [prompt], identity.id, _max_tokens(body), logprobs)
+    try:
+        answers = edge.submit(requests)
+    except InvalidRequest as error:
+        raise with_param(error, {"prompt": "messages"}) from None
     tally = Tally(len(answers))
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)

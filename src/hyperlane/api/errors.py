@@ -86,16 +86,16 @@ def problem_of(error: BaseException) -> Problem:
         case InvalidRequest():
             return Problem(400, str(error), INVALID, error.param, error.code)
         case UnknownModel():
-            return Problem(404, str(error), INVALID, "model", "model_not_found")
+            return Problem(404, str(error), param="model", code="model_not_found")
         case Overloaded():
             seconds = str(max(1, math.ceil(error.retry_after_s)))
-            return Problem(429, str(error), "rate_limit_error", None, "queue_full", (("retry-after", seconds),))
+            return Problem(429, str(error), "rate_limit_error", code="queue_full", headers=(("retry-after", seconds),))
     for kind, status, code in _SERVER_SIDE:
         if isinstance(error, kind):
             headers = (("retry-after", "5"),) if status == 503 else ()
-            return Problem(status, str(error), SERVER, None, code, headers)
+            return Problem(status, str(error), SERVER, code=code, headers=headers)
     log.error("a request failed unexpectedly", exc_info=error)
-    return Problem(500, "The server failed in a way it should not; its log says more.", SERVER, None, "internal_error")
+    return Problem(500, "The server failed in a way it should not; its log says more.", SERVER, code="internal_error")
 
 
 def with_param(error: InvalidRequest, renamed: dict[str, str]) -> InvalidRequest:

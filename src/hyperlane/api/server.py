@@ -60,7 +60,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"the address to listen on, '{host}', cannot be resolved: {error}") from error
     # 127.0.0.1 before ::1 for 'localhost': it is what most clients try first
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
