@@ -1,0 +1,201 @@
+"""The graph of a stage: embedding, a range of decoder layers, projection; any of the three may be absent.
+
+Knows what all families share. What a family does differently is in its own file (`llama`, `gemma3`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from hyperlane.core import LayerRange, ModelFacts, RopeFacts
+from hyperlane.graph import candidates, names
+from hyperlane.graph.builder import Dim, GraphBuilder
+from hyperlane.graph.forms import Forms, packed_name, scales_name, values_name, zeros_name
+from hyperlane.graph.matmul import Matmuls
+from hyperlane.graph.rope import rotary_tables
+
+CLOSING_NORM = "output/norm"
+
+
+@dataclass(frozen=True, slots=True)
+class StageShape:
+    """What a graph is built for. `positions`: entries of a slot in the KV arena; `accuracy`: see `Matmuls`.
+
+    `half_cache`: KV entries, and the arithmetic around attention, are float16.
+    """
+
+    facts: ModelFacts
+    layers: LayerRange
+    embeds: bool
+    projects: bool
+    positions: int
+    forms: Forms
+    accuracy: int = 4
+    half_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The residual stream between two sub-layers: `hidden`, to which `branch` is still to be added ("" for nothing).
+
+    Adding and normalising are one operator, so the sum is left to whoever needs it.
+    """
+
+    hidden: str
+    branch: str = ""
+
+
+class Decoder(ABC):
+    """Builds the graph of one stage; `build` is called once."""
+
+    def __init__(self, shape: StageShape) -> None:
+        self.shape = shape
+        self.facts = shape.facts
+        self.graph = GraphBuilder(f"{shape.facts.name} {shape.layers}")
+        self.matmuls = Matmuls(self.graph, shape.forms, shape.accuracy)
+
+    @abstractmethod
+    def layer(self, stream: Stream, index: int) -> Stream:
+        """Add layer `index` to the graph."""
+
+    def build(self, weights: Sequence[TensorProto]) -> bytes:
+        """Return the serialised model, its initialisers the constants of the graph and `weights`."""
+        graph, facts = self.graph, self.facts
+        stream = Stream(self._embed() if self.shape.embeds else self._hidden_input())
+        if len(self.shape.layers):
+            graph.input(names.LENGTHS, TensorProto.INT32, ["batch"])
+            graph.input(names.TOTAL, TensorProto.INT32, [])
+        if self.shape.projects:
+            graph.input(names.WANTED, TensorProto.INT64, ["wanted"])
+        for index in range(self.shape.layers.first, self.shape.layers.last):
+            stream = self.layer(stream, index)
+        if self.shape.projects:
+            self._project(stream)
+        else:
+            self._sum(stream, names.HIDDEN_OUT)
+            graph.output(names.HIDDEN_OUT, TensorProto.FLOAT, ["batch", "tokens", facts.hidden])
+        return graph.model(weights)
+
+    # --- what layers are made of -------------------------------------------------------------------------
+
+    def norm(self, stream: Stream, path: str) -> tuple[str, str]:
+        """RMS norm of the stream with the weights at `path`: (the normalised sum, the sum)."""
+        epsilon = self.facts.rms_eps
+        if not stream.branch:
+            return self.plain_norm(stream.hidden, path), stream.hidden
+        outputs = [path, "", "", f"{path}/sum"]
+        inputs = [stream.hidden, stream.branch, values_name(path)]
+        self.graph.contrib("SkipSimplifiedLayerNormalization", inputs, path, outputs=outputs, epsilon=epsilon)
+        return path, f"{path}/sum"
+
+    def plain_norm(self, x: str, path: str) -> str:
+        """RMS norm over the last axis with the weights at `path`."""
+        return self.graph.node(
+            "SimplifiedLayerNormalization", [x, values_name(path)], path, axis=-1, epsilon=self.facts.rms_eps
+        )
+
+    def attention(self, qkv: Sequence[str], index: int, *, window: int = -1, rope: RopeFacts | None = None) -> str:
+        """Attention over the slot's KV entries, which it also extends. `qkv`: one packed value, or q, k and v."""
+        facts, path = self.facts, f"layer.{index}/attn"
+        cosines, sines = self._rotary(rope or facts.rope)
+        past, present = self._cache(index)
+        inputs = [*(self._to_cache(x) for x in qkv), *[""] * (3 - len(qkv)), *past, names.LENGTHS, names.TOTAL]
+        attended = f"{path}/half" if self.shape.half_cache else path
+        self.graph.contrib(
+            "GroupQueryAttention",
+            [*inputs, cosines, sines],
+            attended,
+            outputs=[attended, *present],
+            num_heads=facts.heads,
+            kv_num_heads=facts.kv_heads,
+            scale=facts.attention_scale or facts.head_dim**-0.5,
+            softcap=facts.attention_softcap,
+            local_window_size=window,
+            do_rotary=1,
+            rotary_interleaved=0,
+        )
+        return self.graph.node("Cast", [attended], path, to=TensorProto.FLOAT) if self.shape.half_cache else path
+
+    def wanted_only(self, x: str, index: int) -> str:
+        """Of the model's last layer only what is asked for goes on past attention: x [1, wanted, …], else x as is."""
+        if not (self.shape.projects and index == self.facts.layers - 1):
+            return x
+        self.matmuls.may_be_empty = True
+        return self._wanted(x)
+
+    # --- the ends ----------------------------------------------------------------------------------------
+
+    def _hidden_input(self) -> str:
+        shape: list[Dim] = ["batch", "tokens", self.facts.hidden]
+        return self.graph.input(names.HIDDEN_IN, TensorProto.FLOAT, shape)
+
+    def _embed(self) -> str:
+        """Look up the rows of the token ids; scaled where the family does that."""
+        graph, facts, path = self.graph, self.facts, "embedding"
+        tokens = graph.input(names.TOKENS, TensorProto.INT32, ["batch", "tokens"])
+        (form,) = self.shape.forms[path]
+        if form.bits == 0:
+            found = graph.node("Gather", [values_name(path), tokens], f"{path}/row", axis=0)
+        else:
+            inputs = [packed_name(path), tokens, scales_name(path)] + ([zeros_name(path)] if form.zeros else [])
+            found = graph.contrib(
+                "GatherBlockQuantized",
+                inputs,
+                f"{path}/row",
+                bits=form.bits,
+                block_size=form.block,
+                gather_axis=0,
+                quantize_axis=1,
+            )
+        if facts.embedding_scale == 1.0:
+            return found
+        scale = graph.constant(f"{path}/scale", np.array(facts.embedding_scale, np.float32))
+        return graph.node("Mul", [found, scale], path)
+
+    def _project(self, stream: Stream) -> None:
+        if not len(self.shape.layers):
+            stream = Stream(self._wanted(stream.hidden))
+        normed, _ = self.norm(stream, CLOSING_NORM)
+        candidates.add(self.graph, self.matmuls.matmul(normed, "output"), self.facts)
+
+    def _wanted(self, x: str) -> str:
+        """Rows `wanted` of x, counted over batch and tokens: [1, wanted, …]."""
+        flat = self.graph.constant("flat", np.array([1, -1, 0], np.int64))
+        rows = self.graph.node("Reshape", [x, flat], f"{x}/flat")
+        return self.graph.node("Gather", [rows, names.WANTED], f"{x}/wanted", axis=1)
+
+    def _sum(self, stream: Stream, name: str) -> str:
+        if not stream.branch:
+            return self.graph.node("Identity", [stream.hidden], name)
+        return self.graph.node("Add", [stream.hidden, stream.branch], name)
+
+    def _cache(self, index: int) -> tuple[list[str], list[str]]:
+        """The layer's KV entries as inputs and as outputs: key, value."""
+        past = [names.past(index, kv) for kv in names.KV]
+        present = [names.present(index, kv) for kv in names.KV]
+        shape: list[Dim] = ["batch", self.facts.kv_heads, self.shape.positions, self.facts.head_dim]
+        for taken, given in zip(past, present, strict=True):
+            self.graph.input(taken, self._cache_type, shape)
+            self.graph.output(given, self._cache_type, shape)
+        return past, present
+
+    @property
+    def _cache_type(self) -> int:
+        return int(TensorProto.FLOAT16 if self.shape.half_cache else TensorProto.FLOAT)
+
+    def _to_cache(self, x: str) -> str:
+        return self.graph.node("Cast", [x], f"{x}/half", to=TensorProto.FLOAT16) if self.shape.half_cache else x
+
+    def _rotary(self, rope: RopeFacts) -> tuple[str, str]:
+        kind = "local" if rope == self.facts.rope_local else "global"
+        cosines, sines = f"rope.{kind}/cos", f"rope.{kind}/sin"
+        if not self.graph.has_constant(cosines):
+            dtype = np.float16 if self.shape.half_cache else np.float32
+            for name, table in zip((cosines, sines), rotary_tables(rope, self.shape.positions), strict=True):
+                self.graph.constant(name, table.astype(dtype))
+        return cosines, sines

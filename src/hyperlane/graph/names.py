@@ -1,0 +1,61 @@
+"""Names of a stage graph's inputs and outputs: what the engine binds."""
+
+from __future__ import annotations
+
+TOKENS = "tokens"
+"""int32 [batch, tokens]: token ids of a first stage."""
+
+HIDDEN_IN = "hidden_in"
+"""float32 [batch, tokens, hidden]: what the stage before sent."""
+
+HIDDEN_OUT = "hidden_out"
+"""float32 [batch, tokens, hidden]: what goes to the next stage."""
+
+LENGTHS = "lengths"
+"""int32 [batch]: position of each row's last token, which is one less than its KV length after the run."""
+
+TOTAL = "total"
+"""int32 scalar: the longest KV length after the run."""
+
+WANTED = "wanted"
+"""int64 [wanted]: which tokens, counted over batch and tokens, the last stage projects."""
+
+INVERSE_TEMPERATURE = "inverse_temperature"
+"""float32 [wanted, 1]: 1 / temperature of each wanted token."""
+
+TOP_K = "top_k"
+"""int64 [1]: how many of the largest logits are asked for."""
+
+EXTRA = "extra"
+"""int64 [extra]: indices into the flattened logits [wanted · vocab] that are asked for besides."""
+
+LOGITS = "logits"
+"""float32 [wanted, vocab]."""
+
+TOP_LOGITS = "top_logits"
+"""float32 [wanted, top_k], descending."""
+
+TOP_IDS = "top_ids"
+"""int32 [wanted, top_k]."""
+
+LSE = "lse"
+"""float32 [wanted, 1]: log-sum-exp of the logits."""
+
+LSE_T = "lse_t"
+"""float32 [wanted, 1]: log-sum-exp of logits / temperature."""
+
+EXTRA_LOGITS = "extra_logits"
+"""float32 [extra]."""
+
+
+KV = ("key", "value")
+
+
+def past(layer: int, kv: str) -> str:
+    """Input: a layer's KV entries, [batch, kv_heads, positions, head_dim]; `kv` is key or value."""
+    return f"past.{layer}.{kv}"
+
+
+def present(layer: int, kv: str) -> str:
+    """Output: the same after the run; bound to the same memory."""
+    return f"present.{layer}.{kv}"

@@ -1,0 +1,105 @@
+"""Which tensors of a file make which part of a stage: the names of a GGUF file beside the paths of our graph.
+
+Pure names: needs no file and no engine, so the planner counts bytes with it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hyperlane.core import ModelFacts
+from hyperlane.errors import UnsupportedModel
+from hyperlane.models.inventory import EMBEDDING, OUTPUT, OUTPUT_NORM
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixPart:
+    """A matrix at graph path `path`: `tensors` stacked row on row.
+
+    `rotated_heads`: for each tensor, how many heads' rows the converter interleaved for rotation (0: none).
+    """
+
+    path: str
+    tensors: tuple[str, ...]
+    rotated_heads: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLayout:
+    """The smallest thing that is converted and kept: a layer, the embedding, or the projection.
+
+    `vectors`: tensor names by graph path.
+    """
+
+    name: str
+    matrices: tuple[MatrixPart, ...]
+    vectors: Mapping[str, str]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Every tensor of the unit."""
+        return tuple(name for part in self.matrices for name in part.tensors) + tuple(self.vectors.values())
+
+
+def layer_layout(facts: ModelFacts, layer: int) -> UnitLayout:
+    """The tensors of one layer.
+
+    Raises:
+        UnsupportedModel: no graph is known for the model's family.
+
+    """
+    if facts.family not in _FAMILIES:
+        raise UnsupportedModel(f"the architecture '{facts.family}' is not supported; known: {', '.join(_FAMILIES)}")
+    matrices, vectors = _FAMILIES[facts.family]
+    file, path = f"blk.{layer}", f"layer.{layer}"
+    heads = {"attn_q": facts.heads, "attn_k": facts.kv_heads} if facts.family == "llama" else {}
+    return UnitLayout(
+        path,
+        tuple(
+            MatrixPart(
+                f"{path}/{short}",
+                tuple(f"{file}.{tensor}.weight" for tensor in tensors),
+                tuple(heads.get(tensor, 0) for tensor in tensors),
+            )
+            for short, tensors in matrices.items()
+        ),
+        {f"{path}/{short}": f"{file}.{tensor}.weight" for short, tensor in vectors.items()},
+    )
+
+
+def embedding_layout() -> UnitLayout:
+    """The table of token embeddings."""
+    return UnitLayout("embedding", (MatrixPart("embedding", (EMBEDDING,), (0,)),), {})
+
+
+def output_layout(facts: ModelFacts) -> UnitLayout:
+    """The projection to the vocabulary and the norm before it; the embedding where the output is tied to it."""
+    matrix = EMBEDDING if facts.tied_output else OUTPUT
+    return UnitLayout("output", (MatrixPart("output", (matrix,), (0,)),), {"output/norm": OUTPUT_NORM})
+
+
+_FEED_FORWARD = {"ffn/gate": ("ffn_gate",), "ffn/up": ("ffn_up",), "ffn/down": ("ffn_down",)}
+_NORMS = {"attn/norm": "attn_norm", "ffn/norm": "ffn_norm"}
+_FAMILIES: Mapping[str, tuple[Mapping[str, tuple[str, ...]], Mapping[str, str]]] = {
+    "llama": (
+        {"attn/qkv": ("attn_q", "attn_k", "attn_v"), "attn/out": ("attn_output",), **_FEED_FORWARD},
+        _NORMS,
+    ),
+    "gemma3": (
+        {
+            "attn/q": ("attn_q",),
+            "attn/k": ("attn_k",),
+            "attn/v": ("attn_v",),
+            "attn/out": ("attn_output",),
+            **_FEED_FORWARD,
+        },
+        _NORMS
+        | {
+            "attn/q_norm": "attn_q_norm",
+            "attn/k_norm": "attn_k_norm",
+            "attn/post_norm": "post_attention_norm",
+            "ffn/post_norm": "post_ffw_norm",
+        },
+    ),
+}

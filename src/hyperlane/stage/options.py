@@ -1,0 +1,52 @@
+"""How an engine computes: arithmetic, form of the weights, KV element. Chosen by whoever starts a worker."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Arithmetic(enum.StrEnum):
+    """INT8: activations are quantised for matmuls with quantised weights. F32: the reference, slower."""
+
+    INT8 = "int8"
+    F32 = "f32"
+
+
+class BlockOffsets(enum.StrEnum):
+    """How weights w = d·q + m (Q4_1, Q4_K, …) are held.
+
+    COLUMNS: 4 bits, the offsets as further quantised columns (error ≤ d/28 of the row's largest block scale).
+    WIDE: 8 bits, zero points of 1/16 steps (error ≤ d/32): twice the memory, faster prompts.
+    EXACT: 4 bits, the offsets as a float32 matmul: no error, slowest.
+    """
+
+    COLUMNS = "columns"
+    WIDE = "wide"
+    EXACT = "exact"
+
+
+class KvElement(enum.StrEnum):
+    """Type of the KV entries."""
+
+    F32 = "f32"
+    F16 = "f16"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The defaults are the fast path.
+
+    `run_tokens`: most tokens of one row that are computed at a time. `spinning`: idle threads poll for work, which
+    helps only where nothing else wants the cores.
+    """
+
+    arithmetic: Arithmetic = Arithmetic.INT8
+    offsets: BlockOffsets = BlockOffsets.COLUMNS
+    kv: KvElement = KvElement.F32
+    run_tokens: int = 128
+    spinning: bool = False
+
+
+REFERENCE = EngineOptions(Arithmetic.F32, BlockOffsets.EXACT, KvElement.F32)
+"""No arithmetic but float32: what results are compared with."""

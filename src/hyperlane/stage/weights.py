@@ -1,0 +1,177 @@
+"""The weights of one unit (a layer, the embedding, the projection) as arrays for a graph. Knows no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperlane.errors import MalformedModel
+from hyperlane.graph.forms import (
+    MatrixForm,
+    Offsets,
+    offsets_name,
+    packed_name,
+    part_path,
+    scales_name,
+    values_name,
+    zeros_name,
+)
+from hyperlane.models.layout import MatrixPart, UnitLayout
+from hyperlane.models.quant import dequantize, matrix_form
+from hyperlane.models.quant_layout import concat_rows, pack_nibbles, unpermute_rows
+from hyperlane.models.weights import QuantMatrix, TensorInfo, TensorSource
+from hyperlane.stage.options import BlockOffsets
+
+Array = npt.NDArray[np.generic]
+Arrays = Mapping[str, Array]
+Matrix = QuantMatrix | npt.NDArray[np.float32]
+_MIDDLE_NIBBLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class UnitWeights:
+    """By initialiser name the arrays, by graph path the forms that say how to use them."""
+
+    arrays: Arrays
+    forms: Mapping[str, tuple[MatrixForm, ...]]
+
+
+def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -> UnitWeights:
+    """Read and convert the tensors of a unit.
+
+    Raises:
+        MalformedModel, UnsupportedModel, TransferError: as the source and the conversion do.
+
+    """
+    arrays: dict[str, Array] = {}
+    forms: dict[str, tuple[MatrixForm, ...]] = {}
+    for part in layout.matrices:
+        forms[part.path] = tuple(
+            _store(arrays, part_path(part.path, index), matrix, offsets)
+            for index, matrix in enumerate(_matrices(source, part, offsets))
+        )
+    for path, tensor in layout.vectors.items():
+        arrays[values_name(path)] = dequantize(*_tensor(source, tensor))
+    return UnitWeights(arrays, forms)
+
+
+def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -> UnitWeights:
+    """As `read_unit`, for a table whose rows are looked up: [rows, columns · bits / 8], or float32 [rows, columns].
+
+    A look-up knows no offsets: types that have them are held wide, or plain where offsets must be exact.
+    """
+    (part,) = layout.matrices
+    info, raw = _tensor(source, part.tensors[0])
+    table: Matrix = matrix_form(info, raw, exact=False)
+    if offsets is BlockOffsets.EXACT and _has_offsets(table):
+        table = dequantize(info, raw)
+    arrays: dict[str, Array] = {}
+    form = _store(arrays, part.path, table, offsets)
+    name = packed_name(part.path) if form.bits else values_name(part.path)
+    arrays[name] = arrays[name].reshape(form.rows, -1) if form.bits else np.ascontiguousarray(table)
+    return UnitWeights(arrays, {part.path: (form,)})
+
+
+def _matrices(source: TensorSource, part: MatrixPart, offsets: BlockOffsets) -> list[Matrix]:
+    """The part's tensors, neighbours of one form joined to one matrix."""
+    joined: list[Matrix] = []
+    for tensor, heads in zip(part.tensors, part.rotated_heads, strict=True):
+        info, raw = _tensor(source, tensor)
+        matrix: Matrix = matrix_form(info, raw, exact=offsets is not BlockOffsets.WIDE)
+        if heads:
+            matrix = _unpermuted(matrix, heads)
+        if joined and _alike(joined[-1], matrix):
+            joined[-1] = _join(joined[-1], matrix)
+        else:
+            joined.append(matrix)
+    return joined
+
+
+def _unpermuted(matrix: Matrix, heads: int) -> Matrix:
+    if isinstance(matrix, QuantMatrix):
+        return unpermute_rows(matrix, heads)
+    return unpermute_rows(matrix, heads)
+
+
+def _alike(one: Matrix, other: Matrix) -> bool:
+    if isinstance(one, QuantMatrix) and isinstance(other, QuantMatrix):
+        return (one.bits, one.block, one.offsets is None) == (other.bits, other.block, other.offsets is None)
+    return not isinstance(one, QuantMatrix) and not isinstance(other, QuantMatrix)
+
+
+def _join(one: Matrix, other: Matrix) -> Matrix:
+    if isinstance(one, QuantMatrix) and isinstance(other, QuantMatrix):
+        return concat_rows([one, other])
+    assert not isinstance(one, QuantMatrix)
+    assert not isinstance(other, QuantMatrix)
+    return np.concatenate([one, other])
+
+
+def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOffsets) -> MatrixForm:
+    if not isinstance(matrix, QuantMatrix):
+        arrays[values_name(path)] = np.ascontiguousarray(matrix.T)
+        return MatrixForm(matrix.shape[0], matrix.shape[1])
+    kind = Offsets.NONE
+    columns = matrix.columns
+    if matrix.offsets is not None and offsets is BlockOffsets.EXACT:
+        kind = Offsets.MATMUL
+        arrays[offsets_name(path)] = np.ascontiguousarray(matrix.offsets.T)
+    elif matrix.offsets is not None:
+        kind = Offsets.COLUMNS
+        matrix = with_offset_columns(matrix)
+    arrays[packed_name(path)] = matrix.packed
+    arrays[scales_name(path)] = matrix.scales
+    if matrix.zeros is not None:
+        arrays[zeros_name(path)] = matrix.zeros
+    return MatrixForm(matrix.rows, columns, matrix.bits, matrix.block, matrix.zeros is not None, kind)
+
+
+def _has_offsets(matrix: Matrix) -> bool:
+    """Whether a wide matrix comes from a type with offsets."""
+    return isinstance(matrix, QuantMatrix) and matrix.zeros is not None
+
+
+def _tensor(source: TensorSource, name: str) -> tuple[TensorInfo, npt.NDArray[np.uint8]]:
+    info = source.info(name)
+    if info is None:
+        raise MalformedModel(f"the tensor '{name}' is missing")
+    return info, source.read(name)
+
+
+def with_offset_columns(matrix: QuantMatrix) -> QuantMatrix:
+    """The matrix with its block offsets as further quantised columns, to be multiplied by the block sums of x.
+
+    Each of them is rounded to 1/7 (4 bit) or 1/127 (8 bit) of the largest of `block` neighbours in its row.
+    """
+    assert matrix.offsets is not None
+    rows, count = matrix.offsets.shape
+    blocks = -(-count // matrix.block)
+    padded = np.zeros((rows, blocks, matrix.block), np.float32)
+    padded.reshape(rows, -1)[:, :count] = matrix.offsets
+    middle = 1 << (matrix.bits - 1)
+    scales = np.abs(padded).max(axis=-1) / np.float32(middle - 1)
+    steps = padded * np.where(scales > 0, 1 / np.where(scales > 0, scales, 1), 0)[..., None]
+    q = (np.rint(steps) + middle).astype(np.uint8)
+    return replace(
+        matrix,
+        columns=matrix.columns + count,
+        packed=np.concatenate([matrix.packed, pack_nibbles(q) if matrix.bits == 4 else q], axis=1),
+        scales=np.concatenate([matrix.scales, scales], axis=1),
+        zeros=_with_middle_zeros(matrix, blocks),
+        offsets=None,
+    )
+
+
+def _with_middle_zeros(matrix: QuantMatrix, more: int) -> npt.NDArray[np.uint8] | None:
+    """Zero points with `more` blocks behind them that are centred."""
+    if matrix.zeros is None:
+        return None
+    count = matrix.scales.shape[1]
+    if matrix.bits == 8:
+        return np.concatenate([matrix.zeros, np.full((matrix.rows, more), 128, np.uint8)], axis=1)
+    nibbles = np.full((matrix.rows, count + more), _MIDDLE_NIBBLE, np.uint8)
+    nibbles[:, :count] = np.stack([matrix.zeros & 15, matrix.zeros >> 4], axis=-1).reshape(matrix.rows, -1)[:, :count]
+    return pack_nibbles(nibbles)
