@@ -6,21 +6,191 @@ Decides nothing by itself; knows which class plays which role.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
-from hyperlane.cluster import worker
-from hyperlane.cluster.report import Progress, Report
+from hyperlane.cluster import machine, worker
+from hyperlane.cluster.background import BackgroundLoop
+from hyperlane.cluster.controller import Ask, Controller
+from hyperlane.cluster.cost import stage_cost
+from hyperlane.cluster.identity import HeadIdentity
+from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
+from hyperlane.cluster.placement import ProportionalPlanner
+from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.weights import holds_model, open_weights
 from hyperlane.cluster.worker import DeviceFacts, WorkerSetup
-from hyperlane.config import WorkerConfig, usable_cores
-from hyperlane.core import StageSpec
+from hyperlane.config import ServeConfig, WorkerConfig, usable_cores
+from hyperlane.core import Address, ModelFacts, Plan, StageSpec
+from hyperlane.errors import ConfigError
+from hyperlane.head.head import Head
+from hyperlane.head.options import HeadOptions
+from hyperlane.head.service import HeadService
+from hyperlane.models.chat_template import chat_template
 from hyperlane.models.digests import DigestCache
+from hyperlane.models.facts import read_facts
+from hyperlane.models.gguf_file import GgufFile
+from hyperlane.models.resolve import resolve
+from hyperlane.models.tokenizer import Tokenizer
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.orders import LoadOrder, LoadProgress
 
-__all__ = ["EngineRoom", "Progress", "Report", "run_worker"]
+__all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
+
+log = logging.getLogger(__name__)
+
+LONGEST_DEFAULT_CONTEXT = 8192
+"""A model's own context may be 128k: a KV arena for that is asked for, not given."""
+
+
+# --- a head --------------------------------------------------------------------------------------------------
+
+
+class Serving:
+    """A model that is loaded and ready, until `close`."""
+
+    def __init__(self, service: HeadService, plan: Plan, parts: ExitStack) -> None:
+        """`parts` ends everything, the last started first."""
+        self.service = service
+        self.plan = plan
+        self._parts = parts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End requests, release the workers, end those of this machine. Idempotent."""
+        self._parts.close()
+
+
+def start_serving(
+    config: ServeConfig, report: Report = silent, worker_command: tuple[str, ...] | None = None
+) -> Serving:
+    """Bring a model up: workers, plan, stages, ring, and a real token through all of it.
+
+    Synchronous: the control plane runs in an event loop of its own thread, the head in another. After an error, or
+    Ctrl-C, nothing that was started here is left.
+
+    Args:
+        config: what to serve.
+        report: told how it goes, from any thread.
+        worker_command: starts local workers in place of `python -m hyperlane worker`.
+
+    Raises:
+        UsageError: an unknown model or impossible setting.
+        ModelError: the file cannot be used.
+        ClusterError: a worker cannot be reached, or the model does not fit.
+
+    """
+    with ExitStack() as parts:
+        cluster = _Cluster(config, report, parts, worker_command)
+        tokenizer = Tokenizer.from_metadata(cluster.file)
+        options = HeadOptions(
+            max_step_tokens=config.step_tokens, queue=config.queue, frames_in_flight=config.frames_in_flight
+        )
+        head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
+        service = HeadService(head, tokenizer, chat_template(tokenizer))
+        controller = cluster.controller()
+        parts.callback(service.close)
+        pipeline = cluster.loop.run(
+            controller.start(cluster.ask(), ProportionalPlanner(), lambda error: head.detach(str(error)))
+        )
+        report(Progress("head", "sending a token through every stage"))
+        service.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
+        return Serving(service, pipeline.plan, parts.pop_all())
+
+
+def make_plan(config: ServeConfig, report: Report = silent) -> Plan:
+    """Where the layers would go. Starts local workers to be asked, and loads nothing. Raises as `start_serving`."""
+    with ExitStack() as parts:
+        cluster = _Cluster(config, report, parts, None)
+        return cluster.loop.run(cluster.controller().plan(cluster.ask(), ProportionalPlanner()))
+
+
+class _Cluster:
+    """The parts of a head below its requests; each is ended by `parts`."""
+
+    def __init__(
+        self, config: ServeConfig, report: Report, parts: ExitStack, worker_command: tuple[str, ...] | None
+    ) -> None:
+        self._config = config
+        self._report = report
+        self._parts = parts
+        self.path = resolve(config.model, config.paths.models, _download_report(report))
+        self.file = parts.enter_context(GgufFile(self.path, DigestCache(config.paths.cache / "digests")))
+        self._local = LocalWorkers(config.local_worker_count, _local_options(config, worker_command))
+        parts.callback(self._local.close)
+        report(Progress("head", f"reading {self.path.name}"))
+        self.facts = read_facts(self.file)
+        self.loop = BackgroundLoop("control-plane")
+        parts.callback(self.loop.close)
+
+    def ask(self) -> Ask:
+        """What is to run."""
+        config, context = self._config, context_of(self._config.context, self.facts)
+        return Ask(
+            facts=self.facts,
+            cost=stage_cost(self.facts, self.file, config.slots, context, config.step_tokens),
+            file=self.path,
+            slots=config.slots,
+            context=context,
+            step_tokens=config.step_tokens,
+            connect_timeout_s=config.connect_timeout_s,
+            load_timeout_s=config.load_timeout_s,
+        )
+
+    def controller(self) -> Controller:
+        """Waits for the local workers, then knows all."""
+        state = self._config.paths.state
+        identity = HeadIdentity(state / "identity")
+        self._parts.callback(identity.close)
+        if self._config.local_worker_count:
+            self._report(Progress("head", "starting local workers"))
+        addresses = (*self._local.addresses(), *self._config.workers)
+        controller = self.loop.run(self._make(addresses, identity, state / "logs"))
+        self._parts.callback(lambda: self.loop.run(controller.close()))
+        return controller
+
+    async def _make(self, addresses: tuple[Address, ...], identity: HeadIdentity, logs: Path) -> Controller:
+        # Inside the loop, because its connections belong to it.
+        return Controller(addresses, identity, logs, report=self._report, why_lost=self._local.obituary)
+
+    def tell_loss(self, cause: Exception) -> None:
+        """The pipeline is gone; requests have ended already."""
+        log.error("\n".join(filter(None, (f"the pipeline was lost: {cause}", self._local.obituary()))))
+
+
+def context_of(asked: int | None, facts: ModelFacts) -> int:
+    """Tokens of a slot.
+
+    Raises:
+        ConfigError: more were asked for than the model was made for.
+
+    """
+    if asked is not None and asked > facts.context:
+        raise ConfigError(f"--context {asked}: {facts.name} was made for at most {facts.context} tokens")
+    return asked or min(facts.context, LONGEST_DEFAULT_CONTEXT)
+
+
+def _local_options(config: ServeConfig, command: tuple[str, ...] | None) -> LocalWorkerOptions:
+    options = LocalWorkerOptions(
+        threads=config.local_threads(usable_cores()), device=config.device, memory=config.memory, paths=config.paths
+    )
+    return options if command is None else replace(options, command=command)
+
+
+def _download_report(report: Report) -> Callable[[int, int], None]:
+    return lambda done, total: report(Progress("head", "downloading the model", done, total))
+
+
+# --- a worker ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +204,7 @@ class EngineRoom:
     build: Callable[[StageSpec, TensorSource, Callable[[LoadProgress], None]], Engine]
 
 
-def run_worker(config: WorkerConfig, room: EngineRoom) -> None:
+def run_worker(config: WorkerConfig, room: EngineRoom | None = None) -> None:
     """Be a worker until SIGTERM, SIGINT or, with `announce`, the end of standard input.
 
     Args:
@@ -47,7 +217,7 @@ def run_worker(config: WorkerConfig, room: EngineRoom) -> None:
 
     """
     worker.check_listen(config.listen, insecure=config.insecure)
-    chosen = room
+    chosen = room or _onnx_room(config)
     digests = DigestCache(config.paths.cache / "digests")
 
     def load_engine(order: LoadOrder, progress: Callable[[LoadProgress], None]) -> Engine:
@@ -64,3 +234,21 @@ def run_worker(config: WorkerConfig, room: EngineRoom) -> None:
         holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
     )
     asyncio.run(worker.serve(setup))
+
+
+def _onnx_room(config: WorkerConfig) -> EngineRoom:
+    """ONNX Runtime on the asked device. Imported here, because no head may import an engine."""
+    from hyperlane.stage.loading import load_engine
+    from hyperlane.stage.providers import choose_device
+
+    device = choose_device(config.device)
+    facts = DeviceFacts(
+        device=device.name,
+        provider=device.provider.ort_name,
+        element=device.provider.element,
+        runtime_version=device.runtime_version,
+        memory_pool=machine.machine_id(),
+        memory_total=machine.total_memory(),
+        free_memory=machine.free_memory,
+    )
+    return EngineRoom(facts, lambda spec, source, progress: load_engine(spec, source, progress=progress))

@@ -87,6 +87,10 @@ class Controller:
             client.describe(ask.facts.fingerprint, hint, ask.connect_timeout_s) for client in self._clients.values()
         )
 
+    async def plan(self, ask: Ask, planner: Planner) -> Plan:
+        """What `start` would load. Raises as it does."""
+        return _planned(ask, await self.describe(ask), planner)
+
     async def start(self, ask: Ask, planner: Planner, on_lost: OnLost) -> Pipeline:
         """Plan, load and link; after an error nothing is left at any worker.
 
@@ -97,7 +101,7 @@ class Controller:
 
         """
         described = await self.describe(ask)
-        plan = planner.plan(ask.facts, [d.facts for d in described], ask.cost, ask.slots, ask.context)
+        plan = _planned(ask, described, planner)
         epoch = self._identity.next_epoch()
         try:
             loaded = await self._load(ask, plan, epoch, described)
@@ -203,6 +207,10 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _planned(ask: Ask, described: Sequence[Described], planner: Planner) -> Plan:
+    return planner.plan(ask.facts, [d.facts for d in described], ask.cost, ask.slots, ask.context)
 
 
 def specs_of(plan: Plan, epoch: Epoch, step_tokens: int) -> list[StageSpec]:

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from hyperlane.core import ModelFacts, StageCost
 from hyperlane.models import inventory
 from hyperlane.models.weights import TensorSource
+from hyperlane.stage.options import EngineOptions, KvElement
 
 READY_FORM = 1.25
 """Weights in the engine's ready form take at most this times their bytes in the file."""
 
-KV_VALUE_BYTES = 2
-"""KV entries are fp16 on every device."""
+KV_VALUE_BYTES = 4 if EngineOptions().kv is KvElement.F32 else 2
 
 RUNTIME_BYTES = 64 << 20
 """What an engine takes before its first weight."""
@@ -40,11 +40,12 @@ def kv_bytes(facts: ModelFacts, slots: int, context: int) -> int:
 
 
 def workspace_bytes(facts: ModelFacts, slots: int, context: int, step_tokens: int) -> int:
-    """What computing one step takes at its widest: the feed-forward part, or attention's scores of a whole chunk."""
+    """What computing one step takes at its widest: the feed-forward part, or attention's scores of one run."""
     wide = 2 * facts.hidden + 3 * facts.ffn + (facts.heads + 2 * facts.kv_heads) * facts.head_dim
     scores = facts.heads * min(context, facts.context)
     logits = slots * facts.vocab
-    return RUNTIME_BYTES + ACTIVATION_BYTES * (step_tokens * (wide + scores) + logits)
+    run_tokens = min(step_tokens, EngineOptions().run_tokens)
+    return RUNTIME_BYTES + ACTIVATION_BYTES * (step_tokens * wide + run_tokens * scores + logits)
 
 
 def _ready(source: TensorSource, names: Iterable[str]) -> int:

@@ -20,7 +20,7 @@ PATIENCE_S = 6.0
 """How long one heartbeat is tried; well below the lease, so that the head is the first to know."""
 
 OnLost = Callable[[HyperlaneError], None]
-"""Told once, from the event loop's thread; must not block."""
+"""Told once, from a thread that waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ class Heartbeat:
             try:
                 health = await worker.client.health(self._head, PATIENCE_S)
             except HyperlaneError as error:
-                self._lost(error)
+                await self._lost(error)
                 return
             fault = worker.stage and what_is_wrong(health, worker.stage)
             if fault:
-                self._lost(PipelineLost(f"{worker.client.name} at {worker.client.address}: {fault}"))
+                await self._lost(PipelineLost(f"{worker.client.name} at {worker.client.address}: {fault}"))
                 return
 
-    def _lost(self, error: HyperlaneError) -> None:
+    async def _lost(self, error: HyperlaneError) -> None:
         log.info("heartbeat: %s", error)
         told, self._on_lost = self._on_lost, None
         if told is not None:
-            told(error)
+            await asyncio.to_thread(told, error)
 
 
 def what_is_wrong(health: HostHealth, key: StageKey) -> str:
