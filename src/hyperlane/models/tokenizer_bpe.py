@@ -5,7 +5,7 @@ Knows no special token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tokenizers
 from tokenizers import models, pre_tokenizers
@@ -25,12 +25,8 @@ class ByteLevelBpe:
 
         """
         vocabulary = {text: token for token, text in enumerate(tokens)}
-        try:
-            # The second character on: the first may itself be the separator.
-            pairs = [(merge[: (cut := merge.index(" ", 1))], merge[cut + 1 :]) for merge in merges]
-            model = models.BPE(vocabulary, pairs, ignore_merges=rule.whole_words)
-        except Exception as error:  # the library raises nothing narrower
-            raise MalformedModel(f"the vocabulary's merges (tokenizer.ggml.merges) do not fit it: {error}") from error
+        pairs = [_pair(merge, vocabulary) for merge in merges]
+        model = models.BPE(vocabulary, pairs, ignore_merges=rule.whole_words)
         self._tokenizer = tokenizers.Tokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -50,6 +46,15 @@ class ByteLevelBpe:
             return text.translate(_BYTES).encode("latin-1")
         except UnicodeEncodeError:
             return text.encode()
+
+
+def _pair(merge: str, vocabulary: Mapping[str, int]) -> tuple[str, str]:
+    # Checked here, since the library panics. The separator is never the first character: that may be a space itself.
+    cut = merge.find(" ", 1)
+    left, right = merge[:cut], merge[cut + 1 :]
+    if cut < 0 or not (left in vocabulary and right in vocabulary and left + right in vocabulary):
+        raise MalformedModel(f"the merge '{merge}' (tokenizer.ggml.merges) does not join two tokens to a third")
+    return left, right
 
 
 def _alphabet() -> dict[int, int]:
