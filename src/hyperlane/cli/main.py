@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import chat, run, serve, status, worker
+from hyperlane.cli import chat, models, run, serve, status, worker
 
 app = typer.Typer(
     name="hyperlane",
@@ -52,6 +52,8 @@ for _name, _command in {
     "serve": serve.serve,
     "worker": worker.worker,
     "status": status.status,
+    "pull": models.pull,
+    "models": models.models,
 }.items():
     app.command(_name)(_command)
 
