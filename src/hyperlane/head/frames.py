@@ -15,10 +15,11 @@ from hyperlane.wire.frame import Frame, Kind
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A frame that left: when (seconds), its rows, and whether no other frame was in flight."""
+    """A frame that left: when (seconds), its rows, its bytes, and whether no other frame was in flight."""
 
     at_s: float
     rows: tuple[Row, ...]
+    sent_bytes: int
     alone: bool
 
 

@@ -19,6 +19,7 @@ from hyperlane.head.scheduler import Lanes, Policy, schedule
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.timings import FrameTiming, Timings
 from hyperlane.wire.candidates import Candidates, split
+from hyperlane.wire.codec import size_sent
 from hyperlane.wire.frame import Frame
 from hyperlane.wire.link import Ring
 
@@ -90,7 +91,7 @@ class Loop:
             while (plan := schedule(self._lanes, self._policy)) is not None:
                 alone = not self._lanes.flights
                 frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch)
-                self._departures.append(Departure(self._clock(), frame.rows, alone))
+                self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
                 self._ring.send(frame)
             self._publish()
 
@@ -122,7 +123,7 @@ class Loop:
         left = self._departures.popleft()
         alone = left.alone and not self._lanes.flights
         tokens = sum(row.count for row in left.rows)
-        self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, alone, frame.timings))
+        self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, left.sent_bytes, alone, frame.timings))
         payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
         answers = split(left.rows, payload, self.plan.model.vocab)
         for share, answer in zip(flight.plan.shares, answers, strict=True):

@@ -14,10 +14,14 @@ WINDOW = 256
 
 @dataclass(frozen=True, slots=True)
 class FrameTiming:
-    """One frame's way round the ring. `alone`: no other frame was in flight, so it waited for none."""
+    """One frame's way round the ring. `alone`: no other frame was in flight, so it waited for none.
+
+    `sent_bytes`: of the frame that left the head; each stage says how much it passed on.
+    """
 
     ring_us: float
     tokens: int
+    sent_bytes: int
     alone: bool
     stages: tuple[StageTiming, ...]
 
@@ -54,6 +58,12 @@ class Timings:
     def hop_us(self) -> float:
         """Median overhead of one hop, of the frames that were alone in the ring; 0 without any."""
         return _median([frame.hop_us for frame in self._frames[:] if frame.alone])
+
+    @property
+    def sent_bytes_per_token(self) -> float:
+        """Mean bytes on the link to stage 0; 0 without any frame."""
+        frames = self._frames[:]
+        return sum(frame.sent_bytes for frame in frames) / max(1, sum(frame.tokens for frame in frames))
 
     def stages(self, plan: Plan) -> tuple[StageStatus, ...]:
         """What each stage of the plan said of itself."""

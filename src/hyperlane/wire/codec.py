@@ -109,6 +109,11 @@ def printable(text: str) -> bytes:
     return line.encode("utf-8", "replace")[:MAX_CAUSE_BYTES].decode("utf-8", "ignore").encode("utf-8")
 
 
+def size_sent(frame: Frame) -> int:
+    """Bytes on the wire of a frame that its sender made, without timings yet."""
+    return _HEADER_BYTES + rows_size(frame.rows) + sum(map(size_of, frame.payload))
+
+
 def size_passed_on(frame: Frame, payload: Sequence[Buffer]) -> int:
     """Bytes on the wire of `pass_on(frame, …, payload, …)`: what its timing record states as `sent_bytes`."""
     packed = frame.packed
