@@ -18,12 +18,12 @@ ESCAPES = re.compile(r"\x1b\[")
 
 
 @pytest.fixture
-def hyperlane(session_home):
+def hyperlane(hyperlane_home):
     """Starts programs; kills at the end what a failed test leaves."""
     programs: list[Program] = []
 
     def start(*arguments: str, **environ: str) -> Program:
-        programs.append(Program(*arguments, home=session_home, environ=environ))
+        programs.append(Program(*arguments, home=hyperlane_home, environ=environ))
         return programs[-1]
 
     yield start
@@ -186,14 +186,14 @@ def test_chat_over_pipes_answers_each_line(hyperlane, tiny_model):
     assert "/reset" in chat.stderr
 
 
-def test_a_reader_that_goes_away_is_no_traceback(session_home, tiny_model):
+def test_a_reader_that_goes_away_is_no_traceback(hyperlane_home, tiny_model):
     line = f"{sys.executable} -m hyperlane run {tiny_model} the --raw -n 200 -q | head -c 1"
     ran = subprocess.run(
         ["sh", "-c", line],
         check=False,
         capture_output=True,
         text=True,
-        env={**os.environ, "HYPERLANE_HOME": str(session_home)},
+        env={**os.environ, "HYPERLANE_HOME": str(hyperlane_home)},
         timeout=60,
     )
     assert "Traceback" not in ran.stderr

@@ -16,11 +16,9 @@ GREEDY = {"temperature": 0.0, "max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model, session_home):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYPERLANE_HOME", str(session_home))
-        with AutoDistributedModel.from_pretrained(tiny_model, local_workers=2, threads=1) as model:
-            yield model
+def model(tiny_model):
+    with AutoDistributedModel.from_pretrained(tiny_model, local_workers=2, threads=1) as model:
+        yield model
 
 
 def test_the_plan_puts_half_of_the_layers_on_each_worker(model):
@@ -87,16 +85,14 @@ def test_a_wrong_option_is_refused_at_once(model, option):
         model.generate("the", **option)
 
 
-def test_an_unknown_model_starts_nothing(session_home, monkeypatch):
-    monkeypatch.setenv("HYPERLANE_HOME", str(session_home))
+def test_an_unknown_model_starts_nothing():
     before = psutil.Process().children(recursive=True)
     with pytest.raises(UnknownModel):
         AutoDistributedModel.from_pretrained("no-such-model", local_workers=2)
     assert psutil.Process().children(recursive=True) == before
 
 
-def test_a_worker_that_is_not_there_is_named_and_local_ones_are_ended(session_home, tiny_model, monkeypatch):
-    monkeypatch.setenv("HYPERLANE_HOME", str(session_home))
+def test_a_worker_that_is_not_there_is_named_and_local_ones_are_ended(tiny_model):
     before = psutil.Process().children(recursive=True)
     with pytest.raises(WorkerUnreachable, match=r"127\.0\.0\.1:9\b"):
         AutoDistributedModel.from_pretrained(
@@ -105,8 +101,7 @@ def test_a_worker_that_is_not_there_is_named_and_local_ones_are_ended(session_ho
     assert psutil.Process().children(recursive=True) == before
 
 
-def test_closing_ends_the_workers_that_were_started(session_home, tiny_model, monkeypatch):
-    monkeypatch.setenv("HYPERLANE_HOME", str(session_home))
+def test_closing_ends_the_workers_that_were_started(tiny_model):
     before = set(psutil.Process().children(recursive=True))
     model = AutoDistributedModel.from_pretrained(tiny_model, threads=1)
     started = set(psutil.Process().children(recursive=True)) - before

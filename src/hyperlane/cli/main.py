@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import chat, models, run, serve, status, worker
+from hyperlane.cli import chat, models, plan, run, serve, status, worker
 
 app = typer.Typer(
     name="hyperlane",
@@ -51,6 +51,7 @@ for _name, _command in {
     "chat": chat.chat,
     "serve": serve.serve,
     "worker": worker.worker,
+    "plan": plan.plan,
     "status": status.status,
     "pull": models.pull,
     "models": models.models,
