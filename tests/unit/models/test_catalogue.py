@@ -1,0 +1,73 @@
+"""Names of models, and what a user may write for one."""
+
+import re
+
+import pytest
+
+from hyperlane.errors import UnknownModel
+from hyperlane.models import catalogue
+from hyperlane.models.catalogue import CATALOGUE, HubSource, PackageSource
+from hyperlane.models.resolve import resolve
+
+
+@pytest.fixture
+def models_dir(tmp_path):
+    """A cache in which every model of the catalogue seems to be installed."""
+    for entry in CATALOGUE:
+        with entry.path(tmp_path).open("wb") as file:
+            file.truncate(entry.nbytes)
+    return tmp_path
+
+
+def test_every_entry_says_where_it_comes_from_and_what_it_must_be():
+    assert len({entry.name for entry in CATALOGUE}) == len({entry.file for entry in CATALOGUE}) == len(CATALOGUE)
+    for entry in CATALOGUE:
+        assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
+        assert entry.licence
+        assert entry.licence_url.startswith("https://")
+        assert isinstance(entry.sources[0], PackageSource)
+        assert isinstance(entry.sources[-1], HubSource)
+        assert all(part.requirement.count("==") == 1 for part in entry.sources[0].parts)
+
+
+def test_a_file_of_the_wrong_size_is_not_installed(models_dir):
+    assert catalogue.installed(models_dir) == list(CATALOGUE)
+    CATALOGUE[0].path(models_dir).write_bytes(b"GGUF")
+    assert catalogue.installed(models_dir) == list(CATALOGUE[1:])
+    assert catalogue.installed(models_dir / "none") == []
+
+
+def test_an_installed_name_resolves_without_a_download(models_dir):
+    for entry in CATALOGUE:
+        assert resolve(entry.name, models_dir) == resolve(entry.name.upper(), models_dir) == models_dir / entry.file
+
+
+def test_a_path_resolves_to_itself(tmp_path, monkeypatch):
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert resolve(str(file), tmp_path / "models") == file
+    assert resolve(file, tmp_path / "models") == file
+    assert resolve("mine.gguf", tmp_path / "models").samefile(file)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_names(tmp_path):
+    with pytest.raises(UnknownModel, match=r"'smollm-135m'; did you mean smollm2-135m\?.*gemma3-270m.*GGUF file"):
+        resolve("smollm-135m", tmp_path)
+    with pytest.raises(UnknownModel, match=r"'zzz'; Known names: smollm2-135m"):
+        resolve("zzz", tmp_path)
+
+
+@pytest.mark.parametrize("written", ["./smollm2-135m", "~/none/x", "folder/model", "model.gguf", "MODEL.GGUF"])
+def test_a_path_to_nothing_is_not_taken_for_a_name(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownModel, match="there is no file"):
+        resolve(written, tmp_path)
+
+
+def test_a_folder_is_answered_with_its_files(tmp_path):
+    with pytest.raises(UnknownModel, match="holds no GGUF"):
+        resolve(tmp_path, tmp_path)
+    (tmp_path / "a.gguf").write_bytes(b"")
+    with pytest.raises(UnknownModel, match=r"give one of its files: a\.gguf"):
+        resolve(tmp_path, tmp_path)
