@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hyperlane.core import (
-    ChatMessage,
     Failed,
     Finished,
     FinishReason,
@@ -17,7 +16,7 @@ from hyperlane.core import (
     TextDelta,
     TextGenerator,
 )
-from hyperlane.errors import ContextLengthExceeded, EngineFault, InvalidRequest, Overloaded, PipelineLost
+from hyperlane.errors import EngineFault, Overloaded, PipelineLost
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.penalties import History
@@ -294,52 +293,6 @@ def test_the_service_is_a_text_generator_and_proves_itself():
         assert status.ring_us >= status.hop_us > 0.0
         head.close()
     assert not service.ready()
-
-
-def test_a_model_without_a_template_has_no_chat():
-    service = HeadService(Head(FACTS, ByteTokenizer()), ByteTokenizer())
-    assert not service.has_chat_template
-    with pytest.raises(InvalidRequest, match="chat template") as error:
-        service.encode_chat([ChatMessage("user", "hi")])
-    assert error.value.param == "messages"
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"prompt": b""}, "prompt"),
-        ({"prompt": (1, 257)}, "prompt"),
-        ({"prompt": (-1,)}, "prompt"),
-        ({"count": 0}, "max_tokens"),
-        ({"stop": ("",)}, "stop"),
-        ({"stop": ("x",) * 17}, "stop"),
-        ({"sampling": SamplingParams(temperature=-0.1)}, "temperature"),
-        ({"sampling": SamplingParams(temperature=float("nan"))}, "temperature"),
-        ({"sampling": SamplingParams(top_p=0.0)}, "top_p"),
-        ({"sampling": SamplingParams(top_p=1.1)}, "top_p"),
-        ({"sampling": SamplingParams(top_k=-1)}, "top_k"),
-        ({"sampling": SamplingParams(min_p=2.0)}, "min_p"),
-        ({"sampling": SamplingParams(presence_penalty=3.0)}, "presence_penalty"),
-        ({"sampling": SamplingParams(repetition_penalty=0.0)}, "repetition_penalty"),
-        ({"sampling": SamplingParams(logprobs=21)}, "top_logprobs"),
-        ({"sampling": SamplingParams(logit_bias=((300, 1.0),))}, "logit_bias"),
-        ({"sampling": SamplingParams(logit_bias=((3, 101.0),))}, "logit_bias"),
-        ({"sampling": SamplingParams(seed=1 << 70)}, "seed"),
-    ],
-)
-def test_a_field_out_of_range_is_refused_by_name(fields, param):
-    service = HeadService(Head(FACTS, ByteTokenizer()), ByteTokenizer())
-    with pytest.raises(InvalidRequest) as error:
-        service.submit(request(**fields))
-    assert error.value.param == param
-    assert error.value.code == "invalid_value"
-
-
-@pytest.mark.parametrize(("prompt", "count"), [(b"x" * 512, None), (b"x" * 500, 13)])
-def test_what_does_not_fit_the_context_is_refused(prompt, count):
-    service = HeadService(Head(FACTS, ByteTokenizer()), ByteTokenizer())
-    with pytest.raises(ContextLengthExceeded):
-        service.submit(request(prompt, count))
 
 
 # --- failures ----------------------------------------------------------------------------------------------------
