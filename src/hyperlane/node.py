@@ -37,6 +37,7 @@ from hyperlane.models.resolve import resolve
 from hyperlane.models.tokenizer import Tokenizer
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
+from hyperlane.stage.lease import LEASE_S
 from hyperlane.stage.orders import LoadOrder, LoadProgress
 
 __all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
@@ -204,16 +205,18 @@ class EngineRoom:
     build: Callable[[StageSpec, TensorSource, Callable[[LoadProgress], None]], Engine]
 
 
-def run_worker(config: WorkerConfig, room: EngineRoom | None = None) -> None:
+def run_worker(config: WorkerConfig, room: EngineRoom | None = None, lease_s: float = LEASE_S) -> None:
     """Be a worker until SIGTERM, SIGINT or, with `announce`, the end of standard input.
 
     Args:
         config: what the worker needs.
         room: computes with something else than ONNX Runtime.
+        lease_s: how long a head's stages are kept without hearing from it.
 
     Raises:
         ConfigError: a port is in use, or the address may not be listened on without `insecure`.
         RuntimeMissing: no ONNX Runtime is installed, or the device cannot be used.
+        KeyboardInterrupt: SIGINT came, and everything has been stopped.
 
     """
     worker.check_listen(config.listen, insecure=config.insecure)
@@ -232,6 +235,7 @@ def run_worker(config: WorkerConfig, room: EngineRoom | None = None) -> None:
         device=chosen.device,
         load_engine=load_engine,
         holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
+        lease_s=lease_s,
     )
     asyncio.run(worker.serve(setup))
 

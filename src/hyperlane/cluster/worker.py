@@ -23,6 +23,7 @@ from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
 from hyperlane.core import Address, ElementType, WorkerFacts
 from hyperlane.errors import ConfigError
 from hyperlane.stage.host import LoadEngine, StageHost
+from hyperlane.stage.lease import LEASE_S
 from hyperlane.wire import dial
 from hyperlane.wire.frame import Hello
 from hyperlane.wire.listener import DataListener
@@ -60,6 +61,7 @@ class WorkerSetup:
     device: DeviceFacts
     load_engine: LoadEngine
     holds_model: Callable[[str, str], bool]
+    lease_s: float = LEASE_S
 
 
 async def serve(setup: WorkerSetup) -> None:
@@ -67,12 +69,13 @@ async def serve(setup: WorkerSetup) -> None:
 
     Raises:
         ConfigError: a port is in use, or the address is not this machine's.
+        KeyboardInterrupt: SIGINT came, and everything has been stopped.
 
     """
     worker = _Worker(setup)
     try:
         control, data = await worker.start()
-        stopped = _stop_signals()
+        stopped = _Stop()
         if setup.announce:
             Announcement(worker.name, control).print()
             _watch_parent(stopped)
@@ -81,6 +84,8 @@ async def serve(setup: WorkerSetup) -> None:
         await stopped.wait()
     finally:
         await worker.stop()
+    if stopped.by_ctrl_c:
+        raise KeyboardInterrupt
 
 
 def check_listen(address: Address, *, insecure: bool) -> None:
@@ -116,7 +121,12 @@ class _Worker:
         device = setup.device
         self._limit = setup.memory_limit or device.memory_total
         self._host = StageHost(
-            self.name, setup.load_engine, _dial, free_memory=device.free_memory, memory_limit=self._limit
+            self.name,
+            setup.load_engine,
+            _dial,
+            free_memory=device.free_memory,
+            memory_limit=self._limit,
+            lease_s=setup.lease_s,
         )
         self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model))
         self._control = self._data = setup.listen
@@ -174,25 +184,34 @@ def _listen_beside(control: Address, host: StageHost) -> DataListener:
     )
 
 
-def _stop_signals() -> asyncio.Event:
-    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+class _Stop:
+    """Set by SIGTERM, SIGINT or the parent's end."""
 
-    def stop(*_signal: object) -> None:
-        loop.call_soon_threadsafe(stopped.set)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.by_ctrl_c = False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(number, stop)
-    return stopped
+            signal.signal(signal.SIGTERM, self._on_signal)
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def set(self) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.by_ctrl_c = number == signal.SIGINT
+        self.set()
 
 
-def _watch_parent(stopped: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-
+def _watch_parent(stopped: _Stop) -> None:
     def parent_is_gone() -> None:
         last_resort = threading.Timer(STOP_WITHIN_S, os._exit, (1,))
         last_resort.daemon = True
         last_resort.start()
-        loop.call_soon_threadsafe(stopped.set)
+        stopped.set()
 
     when_parent_ends(parent_is_gone)

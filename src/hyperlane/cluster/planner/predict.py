@@ -1,0 +1,143 @@
+"""What a concrete layout will do: time per token, time to first token, tokens per second of many streams. Pure.
+
+The formulas are derived in `docs/planning.md` and held against a simulation by tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hyperlane.cluster.planner.facts import ClusterFacts, Workload
+from hyperlane.cluster.planner.frame_cost import CostBook, Round, chunk_shape, decode_shape
+from hyperlane.cluster.planner.layout import Layout, Share
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a pipeline is expected to do.
+
+    `token_s`: per token of one stream. `ttft_s`: until the first token of the workload's prompt, on an idle pipeline.
+    `period_s`: until each of `streams` streams has one more token, with `groups` groups of them in flight.
+    """
+
+    token_s: float
+    ttft_s: float
+    streams: int
+    groups: int
+    period_s: float
+
+    @property
+    def one_stream_rate(self) -> float:
+        """Tokens per second of one stream."""
+        return 1 / self.token_s
+
+    @property
+    def many_rate(self) -> float:
+        """Tokens per second of all streams together."""
+        return self.streams / self.period_s
+
+    def answer_s(self, tokens: int) -> float:
+        """Until a whole answer of so many tokens is there, on an idle pipeline."""
+        return self.ttft_s + (tokens - 1) * self.token_s
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Workers of one machine that have more threads than it has cores: `weights` is threads by worker number."""
+
+    cores: int
+    weights: tuple[tuple[int, int], ...]
+
+
+class Predictor:
+    """Predicts layouts of one cluster and one workload."""
+
+    def __init__(self, facts: ClusterFacts, workload: Workload) -> None:
+        self.facts = facts
+        self.workload = workload
+        self.costs = CostBook(facts, workload)
+        self.crowds = crowds_of(facts)
+
+    def forecast(self, layout: Layout, streams: int | None = None) -> Forecast:
+        """Everything at once, with the best number of groups. `streams`: other than the workload's."""
+        streams = streams or self.workload.streams
+        groups, period_s = self.best_groups(layout, streams)
+        return Forecast(self.token_s(layout), self.ttft_s(layout), streams, groups, period_s)
+
+    def token_s(self, layout: Layout) -> float:
+        """Seconds per token of one stream: every server and every delay of the ring, one after another."""
+        return self.period_s(layout, (1,))
+
+    def best_groups(self, layout: Layout, streams: int) -> tuple[int, float]:
+        """How many groups to keep in flight, and the period then; the fewest groups of those that are equally good."""
+        choices = self.splits(streams)
+        periods = {len(sizes): self.period_s(layout, sizes) for sizes in choices}
+        return min(periods.items(), key=lambda item: (item[1], item[0]))
+
+    def splits(self, streams: int) -> list[tuple[int, ...]]:
+        """The ways in which the head's scheduler can split so many decoding streams into groups."""
+        most = max(1, streams // self.workload.min_group_rows)
+        return sorted({group_sizes(streams, groups) for groups in range(1, most + 1)}, key=len)
+
+    def period_s(self, layout: Layout, groups: Sequence[int]) -> float:
+        """Seconds until every row of the groups (rows of each) has one more token."""
+        rounds = [self.costs.of(decode_shape(rows)).round(layout) for rows in groups]
+        loads = [sum(busy) for busy in zip(*(one.busy for one in rounds), strict=True)]
+        loads[0] += self.facts.head.publish_s * sum(groups)
+        crowded = self._crowded_s(layout, loads[2::2])
+        return max(max(one.ring_s for one in rounds), *loads, crowded)
+
+    def ttft_s(self, layout: Layout) -> float:
+        """Seconds until the first token of the prompt: chunk after chunk, each as soon as a stage is free for it."""
+        window = self.workload.frames_in_flight or 2 * len(layout)
+        rounds = self._prompt(layout)
+        free = [0.0] * len(rounds[0].busy)
+        returned: list[float] = []
+        for number, one in enumerate(rounds):
+            now = returned[number - window] if number >= window else 0.0
+            for server, (busy, delay) in enumerate(zip(one.busy, one.delays, strict=True)):
+                free[server] = max(now, free[server]) + busy
+                now = free[server] + delay
+            returned.append(now)
+        loads = [sum(busy) for busy in zip(*(one.stages for one in rounds), strict=True)]
+        return max(returned[-1], self._crowded_s(layout, loads)) + self.facts.head.publish_s
+
+    def chunk(self, layout: Layout) -> Round:
+        """The way of a full chunk of the prompt that is not its last."""
+        return self.costs.of(self.chunk_shape()).round(layout)
+
+    def chunk_shape(self):
+        """The prompt's largest chunk."""
+        return chunk_shape(min(self.workload.chunk_tokens, self.workload.prompt_tokens), last=False)
+
+    def _prompt(self, layout: Layout) -> list[Round]:
+        size, left = self.workload.chunk_tokens, self.workload.prompt_tokens
+        sizes = [size] * ((left - 1) // size)
+        rounds = [self.costs.of(chunk_shape(tokens, last=False)).round(layout) for tokens in sizes]
+        return [*rounds, self.costs.of(chunk_shape(left - sum(sizes), last=True)).round(layout)]
+
+    def _crowded_s(self, layout: Layout, stage_loads: Sequence[float]) -> float:
+        """Seconds that a machine's cores need for its stages' work, where these have more threads than it has cores."""
+        loads = {share.worker: load for share, load in zip(layout, stage_loads, strict=True)}
+        times = (sum(n * loads.get(worker, 0.0) for worker, n in crowd.weights) / crowd.cores for crowd in self.crowds)
+        return max(times, default=0.0)
+
+
+def group_sizes(streams: int, groups: int) -> tuple[int, ...]:
+    """Rows of each group as the scheduler fills them: as many as the largest needs, the rest in the last."""
+    rows = -(-streams // groups)
+    full, rest = divmod(streams, rows)
+    return (rows,) * full + ((rest,) if rest else ())
+
+
+def crowds_of(facts: ClusterFacts) -> tuple[Crowd, ...]:
+    """The machines whose workers have more threads than there are cores."""
+    threads = {worker.name: (number, worker.threads) for number, worker in enumerate(facts.workers)}
+    crowds = (Crowd(machine.cores, tuple(threads[name] for name in machine.workers)) for machine in facts.machines)
+    return tuple(crowd for crowd in crowds if sum(count for _, count in crowd.weights) > crowd.cores)
+
+
+def slowest(layout: Layout, stages: Sequence[float]) -> Share:
+    """The stage that takes longest."""
+    return max(zip(stages, layout, strict=True), key=lambda pair: pair[0])[1]
