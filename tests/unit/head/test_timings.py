@@ -9,7 +9,7 @@ PLAN = toy_plan(toy_facts(), stages=2)
 
 def frame(ring_us=1000.0, computed_us=300, alone=True, tokens=2):
     stages = tuple(StageTiming(index, 10 + index, computed_us, 5, 7, 400) for index in range(2))
-    return FrameTiming(ring_us, tokens, alone, stages)
+    return FrameTiming(ring_us, tokens, 100, alone, stages)
 
 
 def test_nothing_is_zero_before_a_frame_came_back():
@@ -41,6 +41,7 @@ def test_stages_are_told_apart_and_bytes_counted_by_token():
     assert (first.computed_us, first.waited_us, first.overhead_us) == (300.0, 10.0, 5.0)
     assert second.waited_us == 11.0
     assert first.sent_bytes_per_token == 800 / 5
+    assert timings.sent_bytes_per_token == 200 / 5
     assert [first.plan, second.plan] == list(PLAN.stages)
 
 
