@@ -154,7 +154,9 @@ class _Cluster:
         self._parts.callback(identity.close)
         if self._config.local_worker_count:
             self._report(Progress("head", "starting local workers"))
-        addresses = (*self._local.addresses(), *self._config.workers)
+        # Those on loopback first: each stage dials the next one, and nobody else could dial them.
+        others = sorted(self._config.workers, key=lambda address: not worker.is_loopback(address.host))
+        addresses = (*self._local.addresses(), *others)
         controller = self.loop.run(self._make(addresses, identity, state / "logs"))
         self._parts.callback(lambda: self.loop.run(controller.close()))
         return controller

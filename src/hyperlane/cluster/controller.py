@@ -17,8 +17,8 @@ from hyperlane.cluster.heartbeat import Heartbeat, OnLost, Watched
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.report import Progress, Report
 from hyperlane.cluster.supply import WeightSupply
-from hyperlane.cluster.worker_client import Described, Loaded, WorkerClient
-from hyperlane.core import Address, Epoch, ModelFacts, Plan, Planner, StageCost, StageSpec
+from hyperlane.cluster.worker_client import Loaded, WorkerClient
+from hyperlane.core import Address, Epoch, ModelFacts, Plan, Planner, StageCost, StagePlan, StageSpec
 from hyperlane.errors import ClusterError, HyperlaneError, LoadFailed, WorkerUnreachable
 from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.terms import hello_to
@@ -75,21 +75,18 @@ class Controller:
         self._heartbeat: Heartbeat | None = None
         self._ring: Ring | None = None
 
-    async def describe(self, ask: Ask) -> list[Described]:
-        """Ask all workers at once, in the order of their addresses.
+    async def plan(self, ask: Ask, planner: Planner) -> Plan:
+        """Ask all workers at once what they are, and plan over them in the order of their addresses.
 
         Raises:
-            WorkerUnreachable, VersionMismatch: of the first that fails.
+            WorkerUnreachable, VersionMismatch: of the first worker that fails.
+            DoesNotFit: the model does not.
 
         """
-        hint = str(ask.file.resolve())
-        return await self._together(
-            client.describe(ask.facts.fingerprint, hint, ask.connect_timeout_s) for client in self._clients.values()
+        described = await self._together(
+            client.describe(timeout_s=ask.connect_timeout_s) for client in self._clients.values()
         )
-
-    async def plan(self, ask: Ask, planner: Planner) -> Plan:
-        """What `start` would load. Raises as it does."""
-        return _planned(ask, await self.describe(ask), planner)
+        return planner.plan(ask.facts, [d.facts for d in described], ask.cost, ask.slots, ask.context)
 
     async def start(self, ask: Ask, planner: Planner, on_lost: OnLost) -> Pipeline:
         """Plan, load and link; after an error nothing is left at any worker.
@@ -100,11 +97,10 @@ class Controller:
             LinkError: the ring could not be closed.
 
         """
-        described = await self.describe(ask)
-        plan = _planned(ask, described, planner)
+        plan = await self.plan(ask, planner)
         epoch = self._identity.next_epoch()
         try:
-            loaded = await self._load(ask, plan, epoch, described)
+            loaded = await self._load(ask, plan, epoch)
             return await self._link(ask, plan, epoch, loaded, on_lost)
         except BaseException:
             await self._unload()
@@ -118,29 +114,35 @@ class Controller:
 
     # --- up --------------------------------------------------------------------------------------------------
 
-    async def _load(self, ask: Ask, plan: Plan, epoch: Epoch, described: Sequence[Described]) -> list[Loaded]:
-        holders = {d.facts.control for d in described if d.holds_model}
-        supply = WeightSupply(ask.file.resolve(), self._logs)
+    async def _load(self, ask: Ask, plan: Plan, epoch: Epoch) -> list[Loaded]:
         clients = [self._clients[stage.worker.control] for stage in plan.stages]
+        supply = WeightSupply(ask.file.resolve(), self._logs)
         beating = Heartbeat(epoch.head, [Watched(client, None) for client in clients], self._lost_while_loading)
+        specs = specs_of(plan, epoch, ask.step_tokens)
         try:
-            orders = [
-                LoadOrder(
-                    spec=spec,
-                    weights=await supply.sources(stage.worker.control, holds_model=stage.worker.control in holders),
-                    weight_bytes=stage.weight_bytes,
-                    kv_bytes=stage.kv_bytes,
-                    workspace_bytes=stage.workspace_bytes,
-                )
-                for spec, stage in zip(specs_of(plan, epoch, ask.step_tokens), plan.stages, strict=True)
-            ]
             return await self._together(
-                client.load(order, self._reporter(client), ask.load_timeout_s)
-                for client, order in zip(clients, orders, strict=True)
+                self._load_stage(ask, supply, client, spec, stage)
+                for client, spec, stage in zip(clients, specs, plan.stages, strict=True)
             )
         finally:
             await beating.close()
             await supply.close()
+
+    async def _load_stage(
+        self, ask: Ask, supply: WeightSupply, client: WorkerClient, spec: StageSpec, stage: StagePlan
+    ) -> Loaded:
+        # Asked with the patience of a load: a worker may have to hash its copy of the file first.
+        asked = await client.describe(ask.facts.fingerprint, str(supply.file), ask.load_timeout_s)
+        order = LoadOrder(
+            spec=spec,
+            weights=await supply.sources(client.address, holds_model=asked.holds_model),
+            weight_bytes=stage.weight_bytes,
+            kv_bytes=stage.kv_bytes,
+            workspace_bytes=stage.workspace_bytes,
+        )
+        loaded = await client.load(order, self._reporter(client), ask.load_timeout_s)
+        self._report(Progress(client.name, f"layers {stage.layers} are ready", 1, 1))
+        return loaded
 
     async def _link(self, ask: Ask, plan: Plan, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost) -> Pipeline:
         elements = {stage.element for stage in loaded}
@@ -207,10 +209,6 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _planned(ask: Ask, described: Sequence[Described], planner: Planner) -> Plan:
-    return planner.plan(ask.facts, [d.facts for d in described], ask.cost, ask.slots, ask.context)
 
 
 def specs_of(plan: Plan, epoch: Epoch, step_tokens: int) -> list[StageSpec]:

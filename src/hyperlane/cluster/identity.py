@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import secrets
-import sys
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from hyperlane.core import Epoch, HeadId
 
@@ -45,7 +45,7 @@ class HeadIdentity:
 
     def close(self) -> None:
         """Let go of the identity. Idempotent."""
-        self._lock.close()
+        self._lock.release()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -71,31 +71,12 @@ def _read(file: Path) -> tuple[HeadId, int] | None:
     return (HeadId(head), counter) if len(head) == 16 and 0 <= counter < 1 << 63 else None
 
 
-def _take_a_lock(folder: Path) -> tuple[BinaryIO, int]:
+def _take_a_lock(folder: Path) -> tuple[FileLock, int]:
     for number in range(MAX_HEADS):
-        file = (folder / f"head-{number}.lock").open("ab")
-        if _lock(file):
-            return file, number
-        file.close()
+        lock = FileLock(folder / f"head-{number}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        return lock, number
     raise OSError(f"{MAX_HEADS} heads run on this machine already")
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: BinaryIO) -> bool:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _lock(file: BinaryIO) -> bool:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True

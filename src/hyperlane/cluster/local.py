@@ -6,7 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from hyperlane.cluster.announce import STOP_WITHIN_S, Announcement, Child, ChildFailed
 from hyperlane.config import Paths
@@ -14,6 +16,7 @@ from hyperlane.core import Address
 from hyperlane.errors import ClusterError
 
 READY_WITHIN_S = 60.0
+LOGS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class LocalWorkers:
 
     def __init__(self, count: int, options: LocalWorkerOptions) -> None:
         """Start them all; `addresses` waits until they are ready."""
+        prune_logs(options.paths.state / "logs")
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._children: list[Child] = []
         for index in range(count):
@@ -84,3 +88,11 @@ class LocalWorkers:
         deadline_s = time.monotonic() + STOP_WITHIN_S
         for child in self._children:
             child.stop(deadline_s)
+
+
+def prune_logs(folder: Path) -> None:
+    """Remove all but the newest logs of workers that ended badly; those of others are removed at once."""
+    logs = sorted(folder.glob("*.log"), key=lambda log: log.name.partition("-")[2])
+    for log in logs[:-LOGS_KEPT]:
+        with suppress(OSError):  # another head's, in use or removed meanwhile
+            log.unlink()

@@ -23,7 +23,7 @@ class WeightSupply:
 
     def __init__(self, file: Path, logs: Path) -> None:
         """Nothing is started yet."""
-        self._file = file
+        self.file = file
         self._logs = logs
         self._servers: dict[str, tuple[Child, WeightSources]] = {}
         self._starting = asyncio.Lock()
@@ -35,7 +35,7 @@ class WeightSupply:
             TransferError: the server does not come up.
 
         """
-        hint = str(self._file)
+        hint = str(self.file)
         if holds_model:
             return WeightSources(path_hint=hint)
         async with self._starting:
@@ -51,7 +51,7 @@ class WeightSupply:
             await asyncio.to_thread(child.stop, time.monotonic() + STOP_WITHIN_S)
 
     def _start(self, host: str) -> tuple[Child, WeightSources]:
-        command = [sys.executable, "-m", "hyperlane.cluster.tensor_server", str(self._file), str(Address(host, 0))]
+        command = [sys.executable, "-m", "hyperlane.cluster.tensor_server", str(self.file), str(Address(host, 0))]
         log = self._logs / f"tensors-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(self._servers)}.log"
         child = Child(command, log)
         try:
