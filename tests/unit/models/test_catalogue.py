@@ -1,6 +1,7 @@
 """Names of models, and what a user may write for one."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from hyperlane.errors import UnknownModel
 from hyperlane.models import catalogue
 from hyperlane.models.catalogue import CATALOGUE, HubSource, PackageSource
 from hyperlane.models.resolve import resolve
+from hyperlane.models.tokenizer_pre import SPLIT_RULES
 
 
 @pytest.fixture
@@ -71,3 +73,14 @@ def test_a_folder_is_answered_with_its_files(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"")
     with pytest.raises(UnknownModel, match=r"give one of its files: a\.gguf"):
         resolve(tmp_path, tmp_path)
+
+
+def test_the_documentation_names_every_model_source_and_pre_tokenizer():
+    text = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    for entry in CATALOGUE:
+        assert f"| `{entry.name}` |" in text
+        assert entry.file in text
+        assert entry.licence in text
+        assert entry.sources[0].parts[0].requirement.partition("==")[0] in text
+        assert entry.sources[-1].repo in text
+    assert all(f"`{name}`" in text for name in SPLIT_RULES)
