@@ -59,6 +59,7 @@ _METHODS: Mapping[type, frozenset[str]] = {
     tuple: frozenset({"index", "count"}),
     **{kind: frozenset() for kind in (int, float, bytes, set, frozenset)},
 }
+_PLAIN_FIELD = re.compile(r"\{\{|\{\w*\}")
 _LONG_FORMAT = re.compile(r"\d{4,}|\*")
 
 
@@ -221,6 +222,24 @@ def _replace(text: object, old: str, new: str, count: int = -1) -> str:
     return text.replace(old, new, -1 if count is None else count)
 
 
+def _format(text: str, *values: object, **named: object) -> str:
+    if "{" in _PLAIN_FIELD.sub("", text):
+        raise SecurityError("the template formats with more than plain fields, as {} or {name}")
+    shown = [_text(value) for value in values]
+    shown_by_name = {name: _text(value) for name, value in named.items()}
+    longest = max(map(len, (*shown, *shown_by_name.values())), default=0)
+    _check_length(len(text) + text.count("{") * longest)
+    return text.format(*shown, **shown_by_name)
+
+
+def _format_map(text: str, named: Mapping[str, object]) -> str:
+    return _format(text, **named)
+
+
+def _join_method(separator: str, parts: Iterable[str]) -> str:
+    return _joined(separator, list(parts))
+
+
 def _indent(text: object, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     margin = width if isinstance(width, str) else " " * min(width, MAX_TEXT)
     lines = _text(text).splitlines(keepends=True)
@@ -249,6 +268,15 @@ def _to_json(
     if indent is not None and not 0 <= indent <= MAX_INDENT:
         raise SecurityError(f"the template indents JSON by {indent}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+_TEXT_METHODS: Mapping[str, Callable[..., str]] = {
+    "format": _format,
+    "format_map": _format_map,
+    "join": _join_method,
+    "replace": _replace,
+}
+"""Methods of a text whose result can be much larger than what they are given."""
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -289,15 +317,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         if getattr(obj, "__self__", None) is self:
             return obj(*args)
         _spend_on(*args, *kwargs.values())
-        name, owner = getattr(obj, "__name__", ""), getattr(obj, "__self__", None)
-        if name in ("format", "format_map"):
-            raise SecurityError("the template formats with str.format, which Hyperlane does not let templates do")
+        owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)
         if isinstance(owner, str):
             _spend_on(owner)
-            if name == "replace":
-                return _replace(owner, *args)
-            if name == "join":
-                return _joined(owner, list(*args))
+            own = _TEXT_METHODS.get(obj.__name__)
+            if own is not None:
+                return own(owner, *args, **{name: kwargs[name] for name in kwargs if not name.startswith("_")})
         return _checked(SandboxedEnvironment.call(self, context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401 (as the base)
