@@ -29,6 +29,7 @@ from hyperlane.errors import ConfigError
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.service import HeadService
+from hyperlane.models import catalogue
 from hyperlane.models.chat_template import chat_template
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.facts import read_facts
@@ -129,7 +130,7 @@ class _Cluster:
         self._local = LocalWorkers(config.local_worker_count, _local_options(config, worker_command))
         parts.callback(self._local.close)
         report(Progress("head", f"reading {self.path.name}"))
-        self.facts = read_facts(self.file)
+        self.facts = replace(read_facts(self.file), name=name_of(config.model, self.path))
         self.loop = BackgroundLoop("control-plane")
         parts.callback(self.loop.close)
 
@@ -168,6 +169,12 @@ class _Cluster:
     def tell_loss(self, cause: Exception) -> None:
         """The pipeline is gone; requests have ended already."""
         log.error("\n".join(filter(None, (f"the pipeline was lost: {cause}", self._local.obituary()))))
+
+
+def name_of(asked: str, path: Path) -> str:
+    """What the model is called here: its name in the catalogue, or its file's without the ending."""
+    entry = catalogue.find(asked)
+    return entry.name if entry else path.stem
 
 
 def context_of(asked: int | None, facts: ModelFacts) -> int:
