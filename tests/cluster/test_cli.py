@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from hyperlane.testing.program import Program
+from hyperlane.testing.tiny_models import write_tiny_model
 
 ESCAPES = re.compile(r"\x1b\[")
 
@@ -29,6 +30,12 @@ def hyperlane(hyperlane_home):
     yield start
     for program in programs:
         program.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def talkative_model(tmp_path_factory) -> str:
+    """A model whose greedy answers do not end before the context of 8192 tokens does."""
+    return str(write_tiny_model(tmp_path_factory.mktemp("models") / "talkative.gguf", context=8192))
 
 
 def finish(program: Program, text: str = "") -> Program:
@@ -132,9 +139,9 @@ def test_serve_answers_and_says_its_status_and_ctrl_c_leaves_nothing(hyperlane, 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_mid_answer_ends_everything(hyperlane, tiny_model, number, code):
-    run = hyperlane("run", tiny_model, "the", "--raw", "-t", "1", "--local-workers", "2", "--context", "200")
-    run.wait_for("tiny")
+def test_a_signal_in_mid_answer_ends_everything(hyperlane, talkative_model, number, code):
+    run = hyperlane("run", talkative_model, "the", "--raw", "-t", "0", "--local-workers", "2")
+    run.wait_for("layers on 2")
     run.signal_group(number)
     assert run.wait() == code
     assert run.survivors() == []
@@ -192,9 +199,7 @@ def test_a_reader_that_goes_away_is_no_traceback(hyperlane_home, tiny_model):
         ["sh", "-c", line],
         check=False,
         capture_output=True,
-        text=True,
         env={**os.environ, "HYPERLANE_HOME": str(hyperlane_home)},
         timeout=60,
     )
-    assert "Traceback" not in ran.stderr
-    assert "Exception" not in ran.stderr
+    assert ran.stderr == b""

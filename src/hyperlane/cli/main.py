@@ -10,6 +10,7 @@ import typer
 
 from hyperlane import __version__
 from hyperlane.cli import chat, models, plan, run, serve, status, worker
+from hyperlane.cli.command import end_on_terminate
 
 app = typer.Typer(
     name="hyperlane",
@@ -61,6 +62,7 @@ for _name, _command in {
 
 def main() -> None:
     """Run the command line; a reader of our output that has gone away is no error worth words."""
+    end_on_terminate()
     try:
         app()
     except BrokenPipeError:
