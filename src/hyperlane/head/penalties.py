@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hyperlane.core import SamplingParams
 
@@ -55,10 +55,19 @@ class History:
 
     def adjust(self, token: int, logit: float) -> float:
         """The logit after penalties and bias."""
-        count = self._counts.get(token, 0)
-        if self._repetition != 1.0 and (count or token in self._prompt):
-            logit = logit / self._repetition if logit > 0.0 else logit * self._repetition
-        if count:
-            presence, frequency = self._per_token
-            logit -= presence + frequency * count
-        return logit + self._bias.get(token, 0.0)
+        return self.adjusted({token: logit})[0]
+
+    def adjusted(self, logits: Mapping[int, float]) -> list[float]:
+        """The logits after penalties and bias, in the mapping's order."""
+        counts, prompt, bias, repetition = self._counts, self._prompt, self._bias, self._repetition
+        presence, frequency = self._per_token
+        out = []
+        for token, logit in logits.items():
+            count = counts.get(token, 0)
+            value = logit
+            if repetition != 1.0 and (count or token in prompt):
+                value = value / repetition if value > 0.0 else value * repetition
+            if count:
+                value -= presence + frequency * count
+            out.append(value + bias.get(token, 0.0) if bias else value)
+        return out

@@ -167,7 +167,7 @@ def _known(found: Candidates, logits: list[float], extra_ids: Sequence[int], his
         return _Known(found.ids, logits, logits, len(logits))  # type: ignore[arg-type]  # an array indexes as well
     known = dict(zip(extra_ids, found.extra.tolist(), strict=True))
     known.update(zip(found.ids.tolist(), logits, strict=True))
-    order = sorted((-history.adjust(token, logit), token) for token, logit in known.items())
+    order = sorted(zip([-logit for logit in history.adjusted(known)], known, strict=True))
     floor = -math.inf if len(known) >= vocab else logits[-1]
     certain = 0
     for negative, token in order:

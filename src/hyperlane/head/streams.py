@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
@@ -74,9 +75,13 @@ class Stream(AsyncIterator[Event], Iterator[Event]):
             TimeoutError: the request has not ended within the time; it goes on.
 
         """
+        until_s = time.monotonic() + timeout_s
         with self._ready:
-            if not self._ready.wait_for(lambda: self._ended, timeout_s):
-                raise TimeoutError(f"the request has not ended within {timeout_s:g} s")
+            while not self._ended:
+                left_s = until_s - time.monotonic()
+                if left_s <= 0.0:
+                    raise TimeoutError(f"the request has not ended within {timeout_s:g} s")
+                self._ready.wait(min(left_s, INTERRUPTIBLE_S))
             event = self._events[-1]
             self._events.clear()
             return event
