@@ -95,7 +95,9 @@ class ServeConfig:
         512, values.whole(1, 1 << 16), "tokens that one step frame may hold (the prefill chunk)"
     )
     frames_in_flight: int | None = _setting(
-        None, values.whole(1, 1024), "step frames in the ring at the same time; unset: twice as many as there are stages"
+        None,
+        values.whole(1, 1024),
+        "step frames in the ring at the same time; unset: twice as many as there are stages",
     )
     threads: int | None = _setting(
         None,
