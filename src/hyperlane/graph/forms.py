@@ -10,8 +10,9 @@ from dataclasses import dataclass
 class Offsets(enum.StrEnum):
     """What becomes of the part of a block's offset that no integer zero point expresses (Q4_1, Q4_K, …).
 
-    NONE: there is none. COLUMNS: further quantised columns of the matrix, whose inputs are the sums of x over its
-    blocks. MATMUL: a float32 matrix [columns / block, rows] that multiplies those sums: exact.
+    NONE: there is none, or the packed weights hold it (`stage.folding`). COLUMNS: further quantised columns of the
+    matrix, whose inputs are the sums of x over its blocks. MATMUL: a float32 matrix [columns / block, rows] that
+    multiplies those sums: exact.
     """
 
     NONE = "none"
@@ -68,6 +69,18 @@ def zeros_name(path: str) -> str:
 def offsets_name(path: str) -> str:
     """Initialiser of exact offsets, float32 [columns / block, rows]."""
     return f"{path}/offsets"
+
+
+def weight_names(path: str, form: MatrixForm) -> list[str]:
+    """The initialisers that one operator multiplies by, in its order."""
+    if form.bits == 0:
+        return [values_name(path)]
+    return [packed_name(path), scales_name(path), *([zeros_name(path)] if form.zeros else [])]
+
+
+def part_forms(forms: Forms) -> list[tuple[str, MatrixForm]]:
+    """The path and form of every part of every matmul."""
+    return [(part_path(path, index), form) for path, parts in forms.items() for index, form in enumerate(parts)]
 
 
 def values_name(path: str) -> str:

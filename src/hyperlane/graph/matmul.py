@@ -10,11 +10,9 @@ from hyperlane.graph.forms import (
     MatrixForm,
     Offsets,
     offsets_name,
-    packed_name,
     part_path,
-    scales_name,
     values_name,
-    zeros_name,
+    weight_names,
 )
 
 
@@ -41,6 +39,12 @@ class Matmuls:
         parts = [self._part(x, f"{part_path(path, i)}/part", form, part_path(path, i)) for i, form in enumerate(forms)]
         return self._graph.node("Concat", parts, path, axis=-1)
 
+    def bare(self, x: str, path: str, form: MatrixForm) -> str:
+        """The one operator that holds the weights of a part; x [..., packed_columns]."""
+        if form.bits == 0:
+            return self._graph.node("MatMul", [x, *weight_names(path, form)], path)
+        return self._quantised(x, path, path, form)
+
     def _part(self, x: str, name: str, form: MatrixForm, path: str = "") -> str:
         path = path or name
         if form.bits == 0:
@@ -52,10 +56,9 @@ class Matmuls:
         return self._graph.node("Add", [main, shift], name)
 
     def _quantised(self, x: str, name: str, path: str, form: MatrixForm) -> str:
-        inputs = [x, packed_name(path), scales_name(path)] + ([zeros_name(path)] if form.zeros else [])
         return self._graph.contrib(
             "MatMulNBits",
-            inputs,
+            [x, *weight_names(path, form)],
             name,
             K=form.packed_columns,
             N=form.rows,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -17,10 +21,13 @@ from hyperlane.stage.answers import Answers
 from hyperlane.stage.arena import KvArena
 from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape
 from hyperlane.stage.buffers import Buffers, as_bytes
+from hyperlane.stage.initialisers import read_packed
 from hyperlane.stage.options import EngineOptions, KvElement
+from hyperlane.stage.ready import Packed
 from hyperlane.stage.rows import SlotLengths, check_rows
 from hyperlane.stage.runs import Batch, Piece, batches, pieces
-from hyperlane.stage.weights import Array
+from hyperlane.stage.weights import Array, Arrays
+from hyperlane.store.ready_store import UNFINISHED
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -37,6 +44,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.RuntimeException,
 )
 """What ONNX Runtime raises; they share no class of its own."""
+
+RUNTIME = f"onnxruntime {ort.__version__}"
 
 ERROR_SEVERITY = 3
 """ONNX Runtime's number for logging errors and worse."""
@@ -239,11 +248,72 @@ def start(spec: StageSpec, model: bytes, arrays: Mapping[str, Array], options: E
     settings = _settings(spec.threads, options)
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     settings.add_external_initializers(list(arrays), values)
+    return OnnxEngine(spec, _session(model, settings), options, keep=(values, arrays))
+
+
+def start_mapped(spec: StageSpec, model: bytes, root: Path, options: EngineOptions) -> OnnxEngine:
+    """An engine for a serialised graph whose external initialisers lie in files below `root`, which are mapped.
+
+    Raises:
+        LoadFailed: ONNX Runtime refused the graph.
+
+    """
+    settings = _settings(spec.threads, options)
+    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
+    return OnnxEngine(spec, _session(model, settings), options)
+
+
+class OnnxPacker:
+    """Implements `Packer`: packs weights by letting ONNX Runtime save a session with what it made of them."""
+
+    def __init__(self, root: Path) -> None:
+        """Work below `root`, where ready files are."""
+        self._root = root
+
+    def pack(self, model: bytes, arrays: Arrays) -> Mapping[str, Packed]:
+        """See `Packer`."""
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._root) as name:
+            settings = _settings(1, EngineOptions())
+            saved = Path(name) / "packed.onnx"
+            settings.optimized_model_filepath = str(saved)
+            for key, value in _SAVE_PACKED.items():
+                settings.add_session_config_entry(key, value)
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+            settings.add_external_initializers(list(arrays), values)
+            _session(model, settings)
+            return _read_packed(saved)
+
+    def multiply(self, model: bytes, feeds: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """See `Packer`."""
+        settings = _settings(1, EngineOptions())
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._root))
+        result: npt.NDArray[np.float32] = _session(model, settings).run(None, dict(feeds))[0]
+        return result
+
+
+_PACKED_DATA = "packed.bin"
+_SAVE_PACKED = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_file_name": _PACKED_DATA,
+    "session.optimized_model_external_initializers_min_size_in_bytes": "0",
+}
+
+
+def _read_packed(saved: Path) -> Mapping[str, Packed]:
+    data = np.fromfile(saved.with_name(_PACKED_DATA), np.uint8)
+    found = {}
+    for tensor in onnx.load(saved, load_external_data=False).graph.initializer:
+        key, spans = read_packed(tensor)
+        if key:
+            found[tensor.name] = Packed(key, tuple(data[span.offset : span.offset + span.length] for span in spans))
+    return found
+
+
+def _session(model: bytes, settings: ort.SessionOptions) -> ort.InferenceSession:
     try:
-        session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
-        raise LoadFailed(f"the engine refused layers {spec.layers} of {spec.model.name}: {error}") from error
-    return OnnxEngine(spec, session, options, keep=(values, arrays))
+        raise LoadFailed(f"ONNX Runtime refused a graph: {error}") from error
 
 
 def _settings(threads: int, options: EngineOptions) -> ort.SessionOptions:

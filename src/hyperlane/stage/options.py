@@ -16,11 +16,14 @@ class Arithmetic(enum.StrEnum):
 class BlockOffsets(enum.StrEnum):
     """How weights w = d·q + m (Q4_1, Q4_K, …) are held.
 
+    FOLDED: 4 bits, the offsets within the packed weights: no error, no cost (COLUMNS where the engine's packing is
+    not understood, see `stage.folding`).
     COLUMNS: 4 bits, the offsets as further quantised columns (error ≤ d/28 of the row's largest block scale).
     WIDE: 8 bits, zero points of 1/16 steps (error ≤ d/32): twice the memory, faster prompts.
     EXACT: 4 bits, the offsets as a float32 matmul: no error, slowest.
     """
 
+    FOLDED = "folded"
     COLUMNS = "columns"
     WIDE = "wide"
     EXACT = "exact"
@@ -42,7 +45,7 @@ class EngineOptions:
     """
 
     arithmetic: Arithmetic = Arithmetic.INT8
-    offsets: BlockOffsets = BlockOffsets.COLUMNS
+    offsets: BlockOffsets = BlockOffsets.FOLDED
     kv: KvElement = KvElement.F32
     run_tokens: int = 128
     spinning: bool = False

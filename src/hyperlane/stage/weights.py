@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,10 @@ from hyperlane.models.quant_layout import concat_rows, pack_nibbles, unpermute_r
 from hyperlane.models.weights import QuantMatrix, TensorInfo, TensorSource
 from hyperlane.stage.options import BlockOffsets
 
-Array = npt.NDArray[np.generic]
+EMBEDDING = "embedding"
+"""Graph path of the table that is looked up, and not multiplied by."""
+
+Array = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Arrays = Mapping[str, Array]
 Matrix = QuantMatrix | npt.NDArray[np.float32]
 _MIDDLE_NIBBLE = 8
@@ -33,10 +37,14 @@ _MIDDLE_NIBBLE = 8
 
 @dataclass(frozen=True, slots=True)
 class UnitWeights:
-    """By initialiser name the arrays, by graph path the forms that say how to use them."""
+    """By initialiser name the arrays, by graph path the forms that say how to use them.
+
+    `to_fold`: by path of a part, matrices whose offsets are in no array, since they are to be folded.
+    """
 
     arrays: Arrays
     forms: Mapping[str, tuple[MatrixForm, ...]]
+    to_fold: Mapping[str, QuantMatrix] = field(default_factory=dict)
 
 
 def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -> UnitWeights:
@@ -48,14 +56,17 @@ def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -
     """
     arrays: dict[str, Array] = {}
     forms: dict[str, tuple[MatrixForm, ...]] = {}
+    to_fold: dict[str, QuantMatrix] = {}
     for part in layout.matrices:
-        forms[part.path] = tuple(
-            _store(arrays, part_path(part.path, index), matrix, offsets)
-            for index, matrix in enumerate(_matrices(source, part, offsets))
-        )
+        matrices = [
+            (part_path(part.path, index), matrix) for index, matrix in enumerate(_matrices(source, part, offsets))
+        ]
+        forms[part.path] = tuple(_store(arrays, path, matrix, offsets) for path, matrix in matrices)
+        if offsets is BlockOffsets.FOLDED:
+            to_fold |= {path: matrix for path, matrix in matrices if has_offsets(matrix)}
     for path, tensor in layout.vectors.items():
         arrays[values_name(path)] = dequantize(*_tensor(source, tensor))
-    return UnitWeights(arrays, forms)
+    return UnitWeights(arrays, forms, to_fold)
 
 
 def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -> UnitWeights:
@@ -66,7 +77,7 @@ def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffse
     (part,) = layout.matrices
     info, raw = _tensor(source, part.tensors[0])
     table: Matrix = matrix_form(info, raw, exact=False)
-    if offsets is BlockOffsets.EXACT and _has_offsets(table):
+    if offsets is BlockOffsets.EXACT and has_offsets(matrix_form(info, raw, exact=True)):
         table = dequantize(info, raw)
     arrays: dict[str, Array] = {}
     form = _store(arrays, part.path, table, offsets)
@@ -119,7 +130,7 @@ def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOf
     if matrix.offsets is not None and offsets is BlockOffsets.EXACT:
         kind = Offsets.MATMUL
         arrays[offsets_name(path)] = np.ascontiguousarray(matrix.offsets.T)
-    elif matrix.offsets is not None:
+    elif matrix.offsets is not None and offsets is not BlockOffsets.FOLDED:
         kind = Offsets.COLUMNS
         matrix = with_offset_columns(matrix)
     arrays[packed_name(path)] = matrix.packed
@@ -129,9 +140,9 @@ def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOf
     return MatrixForm(matrix.rows, columns, matrix.bits, matrix.block, matrix.zeros is not None, kind)
 
 
-def _has_offsets(matrix: Matrix) -> bool:
-    """Whether a wide matrix comes from a type with offsets."""
-    return isinstance(matrix, QuantMatrix) and matrix.zeros is not None
+def has_offsets(matrix: Matrix) -> TypeGuard[QuantMatrix]:
+    """Whether there is more to a matrix's blocks than scale and zero point."""
+    return isinstance(matrix, QuantMatrix) and matrix.offsets is not None
 
 
 def _tensor(source: TensorSource, name: str) -> tuple[TensorInfo, npt.NDArray[np.uint8]]:
