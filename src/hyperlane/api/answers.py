@@ -40,6 +40,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def running(self) -> bool:
+        """Whether a sequence has not ended."""
+        return bool(self._open)
+
     async def __aenter__(self) -> Self:
         self._pumps = [asyncio.create_task(self._pump(*numbered)) for numbered in enumerate(self._streams)]
         for index, pump in enumerate(self._pumps):

@@ -95,6 +95,11 @@ class Edge:
         self._running.add(answers)
         return answers
 
+    @property
+    def running(self) -> int:
+        """Requests that are being answered."""
+        return sum(answers.running for answers in self._running)
+
     def close(self) -> None:
         """End every running answer with an error that says so, and refuse new ones."""
         self._closing = True

@@ -29,6 +29,11 @@ BACKLOG = 1024
 KEEP_ALIVE_S = 75
 """Idle connections stay longer than in clients' pools, so that a client never writes to one that is being closed."""
 
+LAST_WORDS_S = 1.0
+"""Time for clients to read the error that ended their answer, seconds."""
+
+log = logging.getLogger(__name__)
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -150,9 +155,25 @@ class _Uvicorn(uvicorn.Server):
         self.answering.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        drained = asyncio.get_running_loop().call_later(self._drain_s, self._edge.close)
+        if running := self._edge.running:
+            log.warning(
+                "%d running answer(s) may end within %g s; a second signal ends them now", running, self._drain_s
+            )
+        loop = asyncio.get_running_loop()
+        drained = loop.call_later(self._drain_s, self._edge.close)
+        read = loop.call_later(self._drain_s + LAST_WORDS_S, self._hang_up)
         await super().shutdown(sockets)
         drained.cancel()
+        read.cancel()
+        if self.server_state.tasks:
+            self._edge.close()
+            self._hang_up()
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_S)
+
+    def _hang_up(self) -> None:
+        """Close connections whose clients do not read, so that what writes to them ends as after any disconnect."""
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

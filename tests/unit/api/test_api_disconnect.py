@@ -151,14 +151,20 @@ class EndlessStream:
         self.cancelled.set()
 
 
+class Endless(FakeGenerator):
+    """Answers with one given stream."""
+
+    def __init__(self, stream: EndlessStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def submit(self, request: GenerationRequest) -> EndlessStream:
+        return self._stream
+
+
 def test_a_client_that_does_not_read_holds_the_stream_back(serve):
     stream = EndlessStream()
-
-    class Endless(FakeGenerator):
-        def submit(self, request: GenerationRequest) -> EndlessStream:
-            return stream
-
-    with closing(send(serve(Endless()), stream=True)) as connection:
+    with closing(send(serve(Endless(stream)), stream=True)) as connection:
         assert stream.resting.wait(60)
         taken_bytes = stream.taken * 1000
         assert taken_bytes < 64 << 20  # what kernel buffers of a connection take, and little more
@@ -166,6 +172,15 @@ def test_a_client_that_does_not_read_holds_the_stream_back(serve):
         connection.settimeout(20)
         read_until(connection, b"data:")
     assert stream.cancelled.wait(20)
+
+
+def test_stopping_does_not_wait_for_a_client_that_does_not_read(serve):
+    stream = EndlessStream()
+    server = serve(Endless(stream), drain_s=0.05)
+    with closing(send(server, stream=True)):
+        assert stream.resting.wait(60)
+        server.stop()
+    assert stream.cancelled.is_set()
 
 
 def test_stopping_lets_a_running_answer_end(serve):

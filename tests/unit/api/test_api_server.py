@@ -82,7 +82,8 @@ PROGRAM = """
 )
 def test_a_signal_ends_running_answers_and_a_second_one_does_not_wait(signals, drain_s):
     program = textwrap.dedent(PROGRAM.format(drain_s=drain_s))
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as server:
         url = server.stdout.readline().strip()
         body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}], "stream": True}
         with httpx.Client(base_url=url) as http, http.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -99,6 +100,9 @@ def test_a_signal_ends_running_answers_and_a_second_one_does_not_wait(signals, d
             else:
                 assert "shutting_down" in seen
         assert server.stdout.read().split() == [signals[0].name, "True"]
+        assert (
+            server.stderr.read() == f"1 running answer(s) may end within {drain_s:g} s; a second signal ends them now\n"
+        )
         assert server.wait(20) == 0
 
 
