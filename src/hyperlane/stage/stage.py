@@ -168,7 +168,8 @@ class Stage:
             links = list(self._links.values())
             self._links.clear()
             self._loop = self._thread = None
+            self._fault = fault
             if self._state is not StageState.CLOSED:
-                self._state, self._fault = state, fault
+                self._state = state
         for link in links:
             link.close()
