@@ -88,12 +88,17 @@ def tokens_frame(step: int, tokens: list[int], start: int, slot: int = 0) -> Fra
     return Frame(Kind.TOKENS, 1, step, rows, (struct.pack(f"<{len(tokens)}i", *tokens),))
 
 
-def next_token(ring: TcpRing) -> tuple[int, Frame]:
+def next_tokens(ring: TcpRing, count: int) -> list[tuple[int, Frame]]:
     frames: list[Frame] = []
-    while not frames:
-        frames = list(ring.poll(SECONDS))
-    ((candidates,),) = split(frames[0].rows, frames[0].payload[0], FACTS.vocab)
-    return int(candidates.ids[0]), frames[0]
+    while len(frames) < count:
+        frames += ring.poll(SECONDS)
+    answers = [split(frame.rows, frame.payload[0], FACTS.vocab) for frame in frames]
+    return [(int(candidates.ids[0]), frame) for ((candidates,),), frame in zip(answers, frames, strict=True)]
+
+
+def next_token(ring: TcpRing) -> tuple[int, Frame]:
+    (answer,) = next_tokens(ring, 1)
+    return answer
 
 
 def generate(ring: TcpRing, prompt: list[int], count: int) -> list[int]:
@@ -125,8 +130,9 @@ def test_frames_in_flight_come_back_in_order_with_copies_done_in_between():
         ring.send(tokens_frame(1, [5, 6, 7], 0))
         ring.send(Copy(1, 2, source=0, destination=3, count=3))
         ring.send(tokens_frame(3, [9], 3, slot=3))
-        assert next_token(ring)[0] == fake_generate([5, 6, 7], 1, FACTS)[0]
-        assert next_token(ring)[0] == fake_generate([5, 6, 7, 9], 1, FACTS)[0]
+        first, second = next_tokens(ring, 2)
+        assert first[0] == fake_generate([5, 6, 7], 1, FACTS)[0]
+        assert second[0] == fake_generate([5, 6, 7, 9], 1, FACTS)[0]
 
 
 def test_a_fault_in_the_middle_reaches_the_head_with_its_cause():
