@@ -113,7 +113,8 @@ class ClusterFacts:
         for path in self.paths:
             if path.rtt_s < 0 or path.bytes_per_s <= 0:
                 raise ValueError(f"the path from {path.source} to {path.target} has no bandwidth or a negative delay")
-        for name in (name for group in (*self.pools, *self.machines) for name in group.workers):
+        sharing = [pool.workers for pool in self.pools] + [machine.workers for machine in self.machines]
+        for name in (name for group in sharing for name in group):
             if name not in names:
                 raise ValueError(f"'{name}' shares memory or cores, but is no worker")
 

@@ -62,8 +62,8 @@ class Round:
 class FrameCost:
     """The terms for n workers. Index n of `send` and `delay` is the head; [i, j] is the link from i to j.
 
-    `layer` float64[n]: seconds of one layer; `step`, `embed`, `project` float64[n]: of any stage, of the first, of the
-    last. `send` float64[n + 1, n + 1]: seconds that a frame occupies a link, infinite without one. `head_s`: the head's.
+    Of compute, float64[n] seconds: `layer`: one layer; `step`, `embed`, `project`: any stage, the first one, the last.
+    `send` float64[n + 1, n + 1]: seconds that a frame occupies a link, infinite without one. `head_s`: the head's.
     """
 
     layer: Seconds

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperlane.cluster.planner.facts import ClusterFacts, Workload
-from hyperlane.cluster.planner.frame_cost import CostBook, Round, chunk_shape, decode_shape
+from hyperlane.cluster.planner.frame_cost import CostBook, Round, Shape, chunk_shape, decode_shape
 from hyperlane.cluster.planner.layout import Layout, Share
 
 
@@ -84,9 +84,14 @@ class Predictor:
         """Seconds until every row of the groups (rows of each) has one more token."""
         rounds = [self.costs.of(decode_shape(rows)).round(layout) for rows in groups]
         loads = [sum(busy) for busy in zip(*(one.busy for one in rounds), strict=True)]
-        loads[0] += self.facts.head.publish_s * sum(groups)
         crowded = self._crowded_s(layout, loads[2::2])
-        return max(max(one.ring_s for one in rounds), *loads, crowded)
+        times: list[float] = [*(one.ring_s for one in rounds), *loads, self.head_s(groups), crowded]
+        return max(times)
+
+    def head_s(self, groups: Sequence[int]) -> float:
+        """Seconds of the head's thread in a period."""
+        head = self.facts.head
+        return len(groups) * head.step_s + sum(groups) * (head.token_s + head.publish_s)
 
     def ttft_s(self, layout: Layout) -> float:
         """Seconds until the first token of the prompt: chunk after chunk, each as soon as a stage is free for it."""
@@ -107,7 +112,7 @@ class Predictor:
         """The way of a full chunk of the prompt that is not its last."""
         return self.costs.of(self.chunk_shape()).round(layout)
 
-    def chunk_shape(self):
+    def chunk_shape(self) -> Shape:
         """The prompt's largest chunk."""
         return chunk_shape(min(self.workload.chunk_tokens, self.workload.prompt_tokens), last=False)
 
@@ -134,10 +139,10 @@ def group_sizes(streams: int, groups: int) -> tuple[int, ...]:
 def crowds_of(facts: ClusterFacts) -> tuple[Crowd, ...]:
     """The machines whose workers have more threads than there are cores."""
     threads = {worker.name: (number, worker.threads) for number, worker in enumerate(facts.workers)}
-    crowds = (Crowd(machine.cores, tuple(threads[name] for name in machine.workers)) for machine in facts.machines)
-    return tuple(crowd for crowd in crowds if sum(count for _, count in crowd.weights) > crowd.cores)
-
-
-def slowest(layout: Layout, stages: Sequence[float]) -> Share:
-    """The stage that takes longest."""
-    return max(zip(stages, layout, strict=True), key=lambda pair: pair[0])[1]
+    crowds = []
+    for machine in facts.machines:
+        # A worker alone cannot use more than there are: what its steps take then was measured so.
+        members = [(threads[name][0], min(threads[name][1], machine.cores)) for name in machine.workers]
+        if sum(count for _, count in members) > machine.cores:
+            crowds.append(Crowd(machine.cores, tuple(members)))
+    return tuple(crowds)

@@ -1,0 +1,95 @@
+"""One cluster and one workload as the arrays that the searches take. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hyperlane.cluster.planner.budget import Budget, Numbers, Shared, Use
+from hyperlane.cluster.planner.facts import ClusterFacts, Workload
+from hyperlane.cluster.planner.frame_cost import FrameCost, Shape
+from hyperlane.cluster.planner.layout import Layout, links_of
+from hyperlane.cluster.planner.predict import Predictor
+from hyperlane.cluster.planner.ring_cost import RingCost
+
+
+class Problem:
+    """What is asked of the searches: memory, sums and loads of this cluster and workload."""
+
+    def __init__(self, facts: ClusterFacts, workload: Workload) -> None:
+        self.facts = facts
+        self.workload = workload
+        self.predictor = Predictor(facts, workload)
+        self.memory = memory_budget(facts, workload)
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return self.workload.model.layers
+
+    def ring(self, shape: Shape) -> RingCost:
+        """The sum round the ring for one frame."""
+        cost = self.predictor.costs.of(shape)
+        links = cost.send + cost.delay
+        links[-1] += cost.head_s
+        return RingCost(self._use(cost), links)
+
+    def loads(self, shapes: Sequence[Shape]) -> RingCost:
+        """How long the frames of these shapes keep each stage and each link busy, one after another."""
+        costs = [self.predictor.costs.of(shape) for shape in shapes]
+        use = self._use(costs[0])
+        for cost in costs[1:]:
+            use += self._use(cost)
+        return RingCost(use, sum((cost.send for cost in costs[1:]), costs[0].send))
+
+    def busy_at_most(self, loads: RingCost, seconds: float) -> Budget:
+        """No stage, and no machine's cores together, may be busy for longer."""
+        caps = np.full(len(self.facts.workers), seconds)
+        shared = [
+            Shared(loads.stages, seconds * crowd.cores, tuple((worker, float(n)) for worker, n in crowd.weights))
+            for crowd in self.predictor.crowds
+        ]
+        return Budget(loads.stages, caps, shared)
+
+    def busiest_s(self, loads: RingCost, layout: Layout) -> float:
+        """The longest time that a stage, a link or a machine's cores are busy."""
+        links = max(float(loads.links[link]) for link in links_of(layout, len(loads.links) - 1))
+        budget = self.busy_at_most(loads, 0.0)
+        crowded = (
+            sum(shared.by_worker(layout).values()) / crowd.cores
+            for shared, crowd in zip(budget.shared, self.predictor.crowds, strict=True)
+        )
+        return max(links, loads.stages.most(layout), *crowded)
+
+    def _use(self, cost: FrameCost) -> Use:
+        layers = cost.layer[:, None] * np.arange(self.layers + 1)
+        return Use(layers, cost.step, cost.embed, cost.project)
+
+
+def memory_budget(facts: ClusterFacts, workload: Workload) -> Budget:
+    """Bytes that stages take on each worker, what is free there, and what workers of one pool have together."""
+    cost = workload.cost
+    factors = np.array([device.weights_factor for device in facts.devices])
+    kv = cost.kv_per_layer * np.arange(len(cost.layer_weights) + 1)
+    weights = np.concatenate(([0], np.cumsum(cost.layer_weights)))
+    use = Use(
+        np.ceil(factors[:, None] * weights) + kv,
+        np.full(len(factors), float(cost.workspace)),
+        np.ceil(factors * cost.embedding),
+        np.ceil(factors * cost.output),
+    )
+    numbers = {name: number for number, name in enumerate(facts.names)}
+    shared = [
+        Shared(use, float(pool.free_bytes), tuple((numbers[name], 1.0) for name in pool.workers))
+        for pool in facts.pools
+        if len(pool.workers) > 1
+    ]
+    return Budget(use, _caps(facts), shared)
+
+
+def _caps(facts: ClusterFacts) -> Numbers:
+    caps = {device.worker: device.free_bytes for device in facts.devices}
+    for pool in facts.pools:
+        caps |= {name: min(caps[name], pool.free_bytes) for name in pool.workers}
+    return np.array([float(caps[name]) for name in facts.names])
