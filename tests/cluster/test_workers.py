@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from hyperlane import config
+from hyperlane.cluster import heartbeat
 from hyperlane.cluster.announce import Child
 from hyperlane.core import Address, Finished, GenerationRequest, SamplingParams, TextDelta
 from hyperlane.errors import ClusterError, DoesNotFit, HyperlaneError, LoadFailed, WorkerBusy, WorkerUnreachable
@@ -226,6 +227,23 @@ def test_a_worker_killed_while_serving_ends_requests_with_an_error_and_readiness
         last = [event for event in events if not isinstance(event, TextDelta)]
         assert len(last) == 1
         assert isinstance(getattr(last[0], "error", None), HyperlaneError)
+        assert not serving.service.ready()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGSTOP")
+def test_a_worker_that_hangs_is_noticed_by_its_heartbeat(tiny_model, toys, monkeypatch):
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(heartbeat, "PATIENCE_S", 0.5)
+    with start_serving(
+        serve_config(tiny_model, workers=(toys.start(), toys.start(HYPERLANE_TEST_STEP_S="0.02")))
+    ) as serving:
+        stream = serving.service.submit(GenerationRequest("r", PROMPT, max_tokens=200, ignore_eos=True))
+        events = iter(stream)
+        next(events)
+        psutil.Process(toys.children[1].pid).suspend()
+        last = [event for event in events if not isinstance(event, TextDelta)]
+        toys.kill(1)
+        assert "did not answer within 0.5 s" in str(getattr(last[0], "error", None))
         assert not serving.service.ready()
 
 

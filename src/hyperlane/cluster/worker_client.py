@@ -97,8 +97,8 @@ class WorkerClient:
     async def unload(self, head: HeadId, key: StageKey | None = None) -> int:
         """Drop one stage, or all of the head's with its lease; returns how many there were."""
         request = messages.unload_to(head, key)
-        with rpc.mapped(self.address, self.name, CONNECT_TIMEOUT_S):
-            response = await self._stub.Unload(request, timeout=CONNECT_TIMEOUT_S)
+        with rpc.mapped(self.address, self.name, rpc.CALL_TIMEOUT_S):
+            response = await self._stub.Unload(request, timeout=rpc.CALL_TIMEOUT_S)
         return int(response.dropped)
 
     async def drain(self) -> int:
