@@ -55,7 +55,7 @@ def serve(ports: Connection, ring: bool, size: int) -> None:
     """The other process: one data port, and a relay as soon as its links are there."""
     links: queue.SimpleQueue[tuple[Role, Link]] = queue.SimpleQueue()
     listener = DataListener(
-        Address("127.0.0.1", 0), lambda said: said.limits, lambda said, link: links.put((said.role, link))
+        Address("127.0.0.1", 0), lambda said, _peer: said.limits, lambda said, link: links.put((said.role, link))
     )
     ports.send(listener.address.port)
     there = dict(links.get() for _ in range(2 if ring else 1))

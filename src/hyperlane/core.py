@@ -13,6 +13,12 @@ from typing import NewType, Protocol
 HeadId = NewType("HeadId", bytes)
 """16 random bytes that name a head; made at its first start and kept."""
 
+NodeId = NewType("NodeId", bytes)
+"""16 random bytes that name a machine's state directory; made at its first start, bound to the machine, and kept."""
+
+ClusterId = NewType("ClusterId", bytes)
+"""16 random bytes that name a cluster; made with its certificate authority."""
+
 TokenId = NewType("TokenId", int)
 """An index into a model's vocabulary."""
 

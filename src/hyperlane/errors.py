@@ -15,7 +15,10 @@ HyperlaneError
 │   ├── VersionMismatch
 │   ├── WorkerBusy               another head holds the lease
 │   ├── LoadFailed
-│   └── DoesNotFit               no placement fits (carries the numbers)
+│   ├── DoesNotFit               no placement fits (carries the numbers)
+│   └── NotTrusted               a certificate or key is missing, foreign, expired or revoked
+│       ├── JoinRefused          a join token does not open the cluster's door
+│       └── DuplicateIdentity    a state directory was copied: two machines would be one node
 ├── EngineFault                  a stage's engine failed or produced a value that is not finite
 ├── LinkError                    a data link                                              exit code 6
 │   ├── LinkClosed               we closed it, or the peer said BYE
@@ -109,6 +112,18 @@ class LoadFailed(ClusterError):
 
 class DoesNotFit(ClusterError):
     """No placement fits; the message carries the bytes that are missing and what would fit."""
+
+
+class NotTrusted(ClusterError):
+    """A certificate or key is missing, foreign, expired or revoked, or does not allow what was asked."""
+
+
+class JoinRefused(NotTrusted):
+    """A join token does not open the cluster's door: wrong, expired, used up or revoked."""
+
+
+class DuplicateIdentity(NotTrusted):
+    """A state directory was copied to another machine: two machines would be one node."""
 
 
 class EngineFault(HyperlaneError):

@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hyperlane.core import Address, HeadId
-from hyperlane.errors import DoesNotFit, HyperlaneError, LoadFailed, ProtocolError, WorkerBusy
+from hyperlane.core import Address, HeadId, NodeId
+from hyperlane.errors import DoesNotFit, HyperlaneError, LoadFailed, NotTrusted, ProtocolError, WorkerBusy
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S, Lease
-from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey
+from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.stage import Stage, StageHealth, StageState
 from hyperlane.stage.terms import agree, hello_to, hello_to_next
 from hyperlane.wire.frame import Hello, Role
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.link import Link
 from hyperlane.wire.listener import Refusal
+from hyperlane.wire.peer import NodeRole, Peer
 
 log = logging.getLogger(__name__)
 
@@ -136,11 +137,15 @@ class StageHost:
 
     # --- links -----------------------------------------------------------------------------------------------
 
-    def admit(self, hello: Hello) -> Limits | Refusal:
-        """Whether somebody may open this link to one of the stages; its place is then kept for `deliver`."""
+    def admit(self, hello: Hello, peer: Peer | None = None) -> Limits | Refusal:
+        """Whether somebody may open this link to one of the stages; its place is then kept for `deliver`.
+
+        `peer`: whom the certificate names; None on a plain connection, which comes from this machine.
+        """
         key = StageKey(hello.epoch, hello.stage)
         try:
-            stage = self._stage(key)
+            order, stage = self._loaded(key)
+            _check_peer(order, hello, peer)
             limits = agree(hello_to(stage.spec, hello.role, stage.engine.element), hello)
             stage.reserve(hello.role)
         except HyperlaneError as error:
@@ -155,8 +160,8 @@ class StageHost:
             log.info("a link came too late: %s", error)
             link.close()
 
-    def connect(self, key: StageKey, address: Address) -> None:
-        """Dial the next stage and give the link to this one.
+    def connect(self, key: StageKey, address: Address, dial: Dial | None = None) -> None:
+        """Dial the next stage and give the link to this one. `dial`: how, if not as this host usually does.
 
         Raises:
             LinkError: the next stage refuses the link, or this one already has it.
@@ -166,7 +171,7 @@ class StageHost:
         stage = self._stage(key)
         stage.reserve(Role.DOWNSTREAM)
         try:
-            link = self._dial(address, hello_to_next(stage.spec, stage.engine.element))
+            link = (dial or self._dial)(address, hello_to_next(stage.spec, stage.engine.element))
         except HyperlaneError:
             stage.give_back(Role.DOWNSTREAM)
             raise
@@ -177,11 +182,14 @@ class StageHost:
             raise
 
     def _stage(self, key: StageKey) -> Stage:
+        return self._loaded(key)[1]
+
+    def _loaded(self, key: StageKey) -> tuple[LoadOrder, Stage]:
         with self._guard:
             found = self._stages.get(key)
         if found is None:
             raise LoadFailed(f"{key} is not loaded on worker {self.name}")
-        return found[1]
+        return found
 
     # --- lease and end ---------------------------------------------------------------------------------------
 
@@ -261,6 +269,34 @@ class StageHost:
             f"worker {self.name} is held by head {lease.head.hex()[:8]} since {since}; stop that head, or use another "
             f"worker (the lease ends {left:.0f} s from now unless that head renews it)"
         )
+
+
+def _check_peer(order: LoadOrder, hello: Hello, peer: Peer | None) -> None:
+    """Hold a dialler's certificate against the plan.
+
+    Raises:
+        NotTrusted: the plan names another node for this link.
+
+    """
+    if order.peers is None and peer is None:
+        return
+    allowed = _who_dials(order, hello.role)
+    if peer is None or (peer.name.role, peer.name.node) != allowed:
+        raise NotTrusted(
+            f"{peer or 'who shows no certificate'} may not open the {hello.role.name.lower()} link of {order.key}"
+        )
+
+
+def _who_dials(order: LoadOrder, role: Role) -> tuple[NodeRole, NodeId] | None:
+    """The head dials both ends of the ring, each stage the next one."""
+    peers: LinkPeers | None = order.peers
+    if peers is None:
+        return None
+    if role is Role.UPSTREAM and not order.spec.is_first:
+        return (NodeRole.WORKER, peers.before) if peers.before is not None else None
+    if role is Role.DOWNSTREAM and not order.spec.is_last:
+        return None
+    return NodeRole.HEAD, peers.head
 
 
 def _mib(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyperlane.core import Address, Epoch, StageSpec
+from hyperlane.core import Address, Epoch, NodeId, StageSpec
 from hyperlane.stage.stage import StageHealth
 
 
@@ -29,14 +29,26 @@ class WeightSources:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkPeers:
+    """Who may open a stage's encrypted links: the head that loads it, and the node of the stage before it.
+
+    `before` is None for the first stage, whose incoming link is the head's.
+    """
+
+    head: NodeId
+    before: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """A stage to load, with the bytes that the plan counted for it."""
+    """A stage to load, with the bytes that the plan counted for it. `peers` None: its links are plain, from here."""
 
     spec: StageSpec
     weights: WeightSources
     weight_bytes: int
     kv_bytes: int
     workspace_bytes: int
+    peers: LinkPeers | None = None
 
     @property
     def key(self) -> StageKey:

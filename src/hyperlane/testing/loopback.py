@@ -1,17 +1,22 @@
-"""Harnesses for `testing.links` and `testing.rings`, over TCP on loopback and over memory, and their sockets."""
+"""Harnesses for `testing.links` and `testing.rings`: over TCP on loopback, plain and encrypted, and over memory."""
 
 from __future__ import annotations
 
+import functools
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from hyperlane.testing.links import HIDDEN, TOKENS, LinkHarness
+from hyperlane.testing.links import HIDDEN, TOKENS, Background, LinkHarness
 from hyperlane.testing.rings import RingHarness
+from hyperlane.testing.trust import TrustedPair
 from hyperlane.wire.memory import MemoryLink, Pipe, memory_ring
 from hyperlane.wire.ring import TcpRing
 from hyperlane.wire.sockets import tune
 from hyperlane.wire.tcp import TcpLink
+from hyperlane.wire.tls import ClientTls, ServerTls, Stream, TlsStream
 
 
 def tcp_sockets(buffer_bytes: int | None = None) -> tuple[socket.socket, socket.socket]:
@@ -34,10 +39,41 @@ def tcp_sockets(buffer_bytes: int | None = None) -> tuple[socket.socket, socket.
     return here, there
 
 
+@functools.cache
+def _tls() -> tuple[ClientTls, ServerTls]:
+    """One cluster for all harnesses of a process; its files are not needed once the contexts are there."""
+    with tempfile.TemporaryDirectory() as folder:
+        pair = TrustedPair(Path(folder))
+        return pair.client(), pair.server()
+
+
+def tls_streams(buffer_bytes: int | None = None) -> tuple[TlsStream, TlsStream]:
+    """As `tcp_sockets`, with the handshake done."""
+    here, there = tcp_sockets(buffer_bytes)
+    client, server = _tls()
+    streams = TlsStream(here, client), TlsStream(there, server)
+    answering = Background(streams[1].handshake)
+    streams[0].handshake()
+    answering.outcome()
+    return streams
+
+
 @contextmanager
 def tcp_link() -> Iterator[LinkHarness]:
     """A `TcpLink` over loopback."""
-    here, there = tcp_sockets()
+    with _link(*tcp_sockets()) as harness:
+        yield harness
+
+
+@contextmanager
+def tls_link() -> Iterator[LinkHarness]:
+    """A `TcpLink` over encrypted loopback; `cut` ends the connection beneath the encryption."""
+    with _link(*tls_streams()) as harness:
+        yield harness
+
+
+@contextmanager
+def _link(here: Stream, there: Stream) -> Iterator[LinkHarness]:
     links = TcpLink(here, HIDDEN), TcpLink(there, HIDDEN)
 
     def cut() -> None:
@@ -65,7 +101,20 @@ def memory_link() -> Iterator[LinkHarness]:
 @contextmanager
 def tcp_ring(stages: int, buffer_bytes: int = 4096) -> Iterator[RingHarness]:
     """A `TcpRing` and its stages' `TcpLink`s over loopback with the smallest of kernel buffers."""
-    pairs = [tcp_sockets(buffer_bytes) for _ in range(stages + 1)]
+    with _ring([tcp_sockets(buffer_bytes) for _ in range(stages + 1)]) as harness:
+        yield harness
+
+
+@contextmanager
+def tls_ring(stages: int, buffer_bytes: int = 4096) -> Iterator[RingHarness]:
+    """As `tcp_ring`, encrypted."""
+    with _ring([tls_streams(buffer_bytes) for _ in range(stages + 1)]) as harness:
+        yield harness
+
+
+@contextmanager
+def _ring(pairs: Sequence[tuple[Stream, Stream]]) -> Iterator[RingHarness]:
+    stages = len(pairs) - 1
     terms = [TOKENS, *[HIDDEN] * stages]
     links = [
         (TcpLink(pairs[index][1], terms[index]), TcpLink(pairs[index + 1][0], terms[index + 1]))

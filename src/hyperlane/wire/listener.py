@@ -1,6 +1,7 @@
 """A worker's data port: who connects must say HELLO in time, and is then admitted or refused by a callback.
 
-Knows no stage. A stranger costs one socket and a few hundred bytes until the deadline, and only so many at once.
+Knows no stage. A stranger costs one socket and a few hundred bytes (with TLS, some tens of KiB and a millisecond of
+computing) until the deadline, and only so many at once.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from hyperlane import __version__
 from hyperlane.core import Address
-from hyperlane.errors import ConfigError, ProtocolError, VersionMismatch
+from hyperlane.errors import ConfigError, NotTrusted, ProtocolError, VersionMismatch
 from hyperlane.wire.codec import FAULT, HEADER, plain, printable, read_header
 from hyperlane.wire.frame import Hello
 from hyperlane.wire.hello import HELLO_BYTES, answer_to, check_hello_header, encode_hello, read_hello
 from hyperlane.wire.kind import Kind
 from hyperlane.wire.limits import Limits
+from hyperlane.wire.peer import Peer
 from hyperlane.wire.sockets import SILENCE_S, tune
+from hyperlane.wire.strangers import Strangers
 from hyperlane.wire.tcp import TcpLink, peer_name
+from hyperlane.wire.tls import ServerTls, Stream, TlsStream, why
 
 HELLO_WITHIN_S = 5.0
 MAX_UNFINISHED = 16
@@ -39,9 +44,10 @@ class Refusal:
     reason: str
 
 
-Admit = Callable[[Hello], Limits | Refusal]
+Admit = Callable[[Hello, Peer | None], Limits | Refusal]
 """Whether a link may be opened, and the limits that hold on it (none larger than the HELLO's). Must not block.
 
+The peer is whom the certificate names, None on a plain connection.
 What it promises away (one link for each role of a stage) it must reserve: `deliver` always follows.
 """
 
@@ -52,10 +58,11 @@ Deliver = Callable[[Hello, TcpLink], None]
 class _Handshake:
     """One connection that has not said its HELLO yet."""
 
-    __slots__ = ("data", "deadline", "sock")
+    __slots__ = ("data", "deadline", "host", "sock")
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: Stream, host: str, deadline: float) -> None:
         self.sock = sock
+        self.host = host
         self.deadline = deadline
         self.data = bytearray()
 
@@ -72,7 +79,15 @@ class DataListener:
         hello_within_s: float = HELLO_WITHIN_S,
         max_unfinished: int = MAX_UNFINISHED,
         silence_s: float = SILENCE_S,
+        tls: ServerTls | None = None,
     ) -> None:
+        """With `tls`, whoever speaks anything else, or shows no certificate of the authority, is refused.
+
+        Raises:
+            ConfigError: the port is in use, or the address is not this machine's.
+
+        """
+        self._tls, self._strangers = tls, Strangers()
         self._admit, self._deliver = admit, deliver
         self._hello_within_s, self._max_unfinished, self._silence_s = hello_within_s, max_unfinished, silence_s
         self._sock = _listen(address)
@@ -80,7 +95,7 @@ class DataListener:
         host, port = self._sock.getsockname()[:2]
         self.address = Address(host, port)
         self._waker, self._woken = socket.socketpair()
-        self._unfinished: dict[socket.socket, _Handshake] = {}
+        self._unfinished: dict[Stream, _Handshake] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._sock, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
@@ -124,43 +139,51 @@ class DataListener:
         # Several at a time, so that a crowd at the door does not overflow the kernel's queue.
         for _ in range(self._max_unfinished):
             try:
-                sock, _address = self._sock.accept()
+                sock, (host, *_) = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return  # that was everybody, or who knocked has gone again
             except OSError as error:
                 log.warning("data port %s: a connection could not be accepted: %s", self.address, error)
                 time.sleep(0.05)  # out of file descriptors: trying again at once would spin
                 return
+            now = time.monotonic()
+            if self._strangers.barred(host, now):
+                sock.close()
+                continue
             sock.setblocking(False)
             if len(self._unfinished) >= self._max_unfinished:
-                # The oldest has had the most time; whoever means it sends HELLO with its first packet.
-                self._forget(next(iter(self._unfinished.values()))).close()
-            handshake = _Handshake(sock, time.monotonic() + self._hello_within_s)
-            self._unfinished[sock] = handshake
-            self._selector.register(sock, selectors.EVENT_READ)
+                self._forget(self._one_too_many()).close()
+            stream = TlsStream(sock, self._tls) if self._tls else sock
+            handshake = _Handshake(stream, host, now + self._hello_within_s)
+            self._unfinished[stream] = handshake
+            self._selector.register(stream, selectors.EVENT_READ)
             self._progress(handshake)
+
+    def _one_too_many(self) -> _Handshake:
+        """The oldest of the host that has most: who means it sends HELLO with its first packets, and has one."""
+        busiest = Counter(handshake.host for handshake in self._unfinished.values()).most_common(1)[0][0]
+        return next(handshake for handshake in self._unfinished.values() if handshake.host == busiest)
 
     def _progress(self, handshake: _Handshake) -> None:
         try:
-            piece = handshake.sock.recv(HELLO_BYTES - len(handshake.data))
-            if not piece:
-                self._forget(handshake).close()
-                return
-            handshake.data += piece
-            if len(handshake.data) >= HEADER.size:
-                check_hello_header(read_header(handshake.data))
-            if len(handshake.data) == HELLO_BYTES:
-                self._answer(handshake)
+            while len(handshake.data) < HELLO_BYTES:
+                piece = handshake.sock.recv(HELLO_BYTES - len(handshake.data))
+                if not piece:
+                    self._forget(handshake).close()
+                    return
+                handshake.data += piece
+                if len(handshake.data) >= HEADER.size:
+                    check_hello_header(read_header(handshake.data))
+            self._answer(handshake)
         except BlockingIOError:
             return
-        except (OSError, ProtocolError, VersionMismatch) as error:
-            log.info("data port %s: %s is no link: %s", self.address, peer_name(handshake.sock), error)
-            self._refuse(self._forget(handshake), str(error))
+        except (OSError, ProtocolError, VersionMismatch, NotTrusted) as error:
+            self._turn_away(handshake, why(error) if isinstance(error, OSError) else str(error))
 
     def _answer(self, handshake: _Handshake) -> None:
         hello = read_hello(read_header(handshake.data), bytes(handshake.data[HEADER.size :]))
         sock = self._forget(handshake)
-        limits = self._admit(hello)
+        limits = self._admit(hello, sock.peer if isinstance(sock, TlsStream) else None)
         if isinstance(limits, Refusal):
             log.info("data port %s: refused %s: %s", self.address, peer_name(sock), limits.reason)
             self._refuse(sock, limits.reason, hello)
@@ -170,15 +193,26 @@ class DataListener:
             sock.send(encode_hello(answer_to(hello, limits, __version__)))
         self._deliver(hello, TcpLink(sock, hello.terms(limits)))
 
-    def _refuse(self, sock: socket.socket, reason: str, hello: Hello | None = None) -> None:
+    def _turn_away(self, handshake: _Handshake, reason: str) -> None:
+        """Refuse somebody who never got as far as asking for a link."""
+        # Encrypted ports are open to a whole network: what knocks there in vain is worth a warning.
+        level = logging.WARNING if self._tls else logging.INFO
+        log.log(level, "data port %s: %s is no link: %s", self.address, peer_name(handshake.sock), reason)
+        if self._tls and self._strangers.failed(handshake.host, time.monotonic()):
+            log.warning("data port %s: %s is not listened to for a while", self.address, handshake.host)
+        self._refuse(self._forget(handshake), reason)
+
+    def _refuse(self, sock: Stream, reason: str, hello: Hello | None = None) -> None:
         epoch, stage = (hello.epoch.counter, hello.stage) if hello else (0, 0)
-        with suppress(OSError):
+        raw = sock.raw if isinstance(sock, TlsStream) else sock
+        with suppress(OSError, NotTrusted):  # who failed the TLS handshake has been told by TLS
             sock.send(plain(Kind.FAULT, epoch, 0, FAULT.pack(stage) + printable(reason)))
-            sock.shutdown(socket.SHUT_WR)
-            sock.recv(4096)  # closing with bytes unread resets the connection, and the reason may be lost
+        with suppress(OSError):
+            raw.shutdown(socket.SHUT_WR)
+            raw.recv(4096)  # closing with bytes unread resets the connection, and the reason may be lost
         sock.close()
 
-    def _forget(self, handshake: _Handshake) -> socket.socket:
+    def _forget(self, handshake: _Handshake) -> Stream:
         del self._unfinished[handshake.sock]
         self._selector.unregister(handshake.sock)
         return handshake.sock
@@ -188,8 +222,7 @@ class DataListener:
         for handshake in list(self._unfinished.values()):
             if handshake.deadline > now:
                 return
-            log.info("data port %s: %s said no HELLO in time", self.address, peer_name(handshake.sock))
-            self._refuse(self._forget(handshake), "no HELLO in time")
+            self._turn_away(handshake, "no HELLO in time")
 
 
 def _listen(address: Address) -> socket.socket:

@@ -1,4 +1,7 @@
-"""The head's two ends of a pipeline over TCP: never blocks in a send, always reads. Knows no request and no plan."""
+"""The head's two ends of a pipeline over TCP, plain or encrypted: never blocks in a send, always reads.
+
+Knows no request and no plan.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from hyperlane.wire.limits import Terms
 from hyperlane.wire.reader import FrameReader, place_afresh
 from hyperlane.wire.sockets import rest_after, send_some
 from hyperlane.wire.tcp import peer_name
+from hyperlane.wire.tls import ClientTls, Stream, TlsStream
 
 RECEIVES_PER_POLL = 64
 """After so many receives `poll` returns what it has, however much more is there: commits must not starve."""
@@ -33,7 +37,7 @@ LAST_WORDS_S = 0.2
 class TcpRing:
     """Two connections whose HELLO is done; frames go out on `upstream` and come back on `downstream`. See `Ring`."""
 
-    def __init__(self, upstream: tuple[socket.socket, Terms], downstream: tuple[socket.socket, Terms]) -> None:
+    def __init__(self, upstream: tuple[Stream, Terms], downstream: tuple[Stream, Terms]) -> None:
         self._up, self._up_terms = upstream
         self._down, down_terms = downstream
         # Nothing but FAULT and BYE comes back on the link to stage 0.
@@ -55,16 +59,27 @@ class TcpRing:
             self._selector.register(sock, selectors.EVENT_READ)
 
     @classmethod
-    def connect(cls, first: Address, to_first: Hello, last: Address, from_last: Hello, timeout_s: float) -> TcpRing:
+    def connect(
+        cls,
+        first: Address,
+        to_first: Hello,
+        last: Address,
+        from_last: Hello,
+        timeout_s: float,
+        *,
+        tls: tuple[ClientTls | None, ClientTls | None] = (None, None),
+    ) -> TcpRing:
         """Dial stage 0 (role UPSTREAM) and the last stage (role DOWNSTREAM); they may be the same.
+
+        `tls`: for the one and the other, None where the link stays within this machine.
 
         Raises:
             HyperlaneError: as `dial.connect`.
 
         """
-        upstream = dial(first, to_first, timeout_s)
+        upstream = dial(first, to_first, timeout_s, tls=tls[0])
         try:
-            downstream = dial(last, from_last, timeout_s)
+            downstream = dial(last, from_last, timeout_s, tls=tls[1])
         except HyperlaneError:
             upstream[0].close()
             raise
@@ -82,7 +97,7 @@ class TcpRing:
         else:
             self._backlog = buffers
             self._flush()
-            if self._backlog:
+            if self._unsent():
                 self._selector.modify(self._up, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     def poll(self, timeout_s: float | None) -> Sequence[Frame]:
@@ -117,7 +132,7 @@ class TcpRing:
         self._woken.close()
 
     def _turn(self, timeout_s: float | None, frames: list[Frame]) -> None:
-        ready = {key.fileobj: events for key, events in self._selector.select(timeout_s)}
+        ready = self._ready(timeout_s)
         if self._woken in ready:
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
@@ -128,10 +143,22 @@ class TcpRing:
             self._read(self._up, self._up_reader, frames)
         if events & selectors.EVENT_WRITE and self._failure is None:
             self._flush()
-            if not self._backlog:
+            if not self._unsent():
                 self._selector.modify(self._up, selectors.EVENT_READ)
         if isinstance(self._failure, LinkError):
             self._hear_last_words(frames)
+
+    def _ready(self, timeout_s: float | None) -> dict[object, int]:
+        """What can be read or written. Decrypted bytes count, though their socket has nothing more to read."""
+        buffered = [stream for stream in (self._up, self._down) if _pending(stream)]
+        selected = self._selector.select(0 if buffered else timeout_s)
+        ready: dict[object, int] = {key.fileobj: events for key, events in selected}
+        for stream in buffered:
+            ready[stream] = ready.get(stream, 0) | selectors.EVENT_READ
+        return ready
+
+    def _unsent(self) -> bool:
+        return bool(self._backlog) or (isinstance(self._up, TlsStream) and self._up.unsent)
 
     def _flush(self) -> None:
         """Give the kernel what it takes. A failure is told by `poll`, which may know a better reason."""
@@ -139,12 +166,14 @@ class TcpRing:
             while self._backlog:
                 sent = send_some(self._up, self._backlog)
                 self._backlog = rest_after(self._backlog, sent)
+            if isinstance(self._up, TlsStream):
+                self._up.flush()
         except BlockingIOError:
             return
         except OSError as error:
             self._fail(LinkBroken(f"sending to {self._names[self._up]} failed: {error.strerror or error}"))
 
-    def _read(self, sock: socket.socket, reader: FrameReader, frames: list[Frame]) -> None:
+    def _read(self, sock: Stream, reader: FrameReader, frames: list[Frame]) -> None:
         try:
             for _ in range(RECEIVES_PER_POLL):
                 buffer = reader.buffer()
@@ -179,7 +208,11 @@ class TcpRing:
         self._selector.unregister(self._up)
         self._selector.unregister(self._woken)
         while self._failure is None and (left := until - time.monotonic()) > 0:
-            if self._selector.select(left):
+            if _pending(self._down) or self._selector.select(left):
                 self._read(self._down, self._reader, frames)
         if not isinstance(self._failure, EngineFault):
             self._failure = failure
+
+
+def _pending(stream: Stream) -> bool:
+    return isinstance(stream, TlsStream) and stream.pending

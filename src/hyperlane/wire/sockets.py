@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from hyperlane.wire.kind import Buffer
+from hyperlane.wire.tls import Stream
 
 SILENCE_S = 60
 """After how many seconds without a sign of life from the peer's kernel a connection is given up.
@@ -32,7 +33,7 @@ def _most_buffers() -> int:
 _MOST_BUFFERS = _most_buffers() if _HAS_SENDMSG else 0
 
 
-def tune(sock: socket.socket, silence_s: float = SILENCE_S) -> None:
+def tune(sock: Stream, silence_s: float = SILENCE_S) -> None:
     """No delay for small frames, and an end to connections whose peer has vanished. Buffer sizes stay the kernel's."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -48,8 +49,8 @@ def tune(sock: socket.socket, silence_s: float = SILENCE_S) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def send_some(sock: socket.socket, buffers: Sequence[Buffer]) -> int:
-    """One system call: how many bytes of the buffers, in order, the kernel took."""
+def send_some(sock: Stream, buffers: Sequence[Buffer]) -> int:
+    """One system call, or a few on an encrypted stream: how many bytes of the buffers, in order, were taken."""
     if _HAS_SENDMSG:
         return sock.sendmsg(buffers if len(buffers) <= _MOST_BUFFERS else buffers[:_MOST_BUFFERS])
     if len(buffers) == 1:

@@ -1,4 +1,7 @@
-"""A `Link` over a TCP connection whose HELLO is done. Small frames cost one system call to send and one to receive."""
+"""A `Link` over a TCP connection, plain or encrypted, whose HELLO is done.
+
+Small frames cost one system call to send and one to receive.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from hyperlane.wire.limits import Terms
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
 from hyperlane.wire.sockets import rest_after, send_some
+from hyperlane.wire.tls import Stream
 
 
 class TcpLink:
-    """One connection of one epoch; takes over a connected blocking socket. See `Link` for what is promised."""
+    """One connection of one epoch; takes over a connected blocking stream. See `Link` for what is promised."""
 
-    def __init__(self, sock: socket.socket, terms: Terms) -> None:
+    def __init__(self, sock: Stream, terms: Terms) -> None:
         sock.settimeout(None)
         self._sock = sock
         self._terms = terms
@@ -102,7 +106,7 @@ class TcpLink:
         return LinkBroken(f"{doing} {self._peer} failed: {error.strerror or error}")
 
 
-def peer_name(sock: socket.socket) -> str:
+def peer_name(sock: Stream) -> str:
     """HOST:PORT of the other end, or what can be said of a socket that has none."""
     try:
         name = sock.getpeername()

@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, judge=lambda hello: hello.limits, **options):
         self.links = queue.SimpleQueue()
         self.delivered = []
-        self.listener = DataListener(LOOPBACK, judge, self.deliver, **options)
+        self.listener = DataListener(LOOPBACK, lambda hello, _peer: judge(hello), self.deliver, **options)
         self.address = self.listener.address
 
     def __enter__(self):
@@ -128,7 +128,7 @@ def test_nothing_listening_is_unreachable():
 
 def test_port_in_use_is_said():
     with Worker() as worker, pytest.raises(ConfigError, match="choose another port"):
-        DataListener(worker.address, lambda hello: LIMITS, lambda hello, link: None)
+        DataListener(worker.address, lambda hello, _peer: LIMITS, lambda hello, link: None)
 
 
 def test_dialler_of_another_version_is_answered_and_knows():
@@ -272,4 +272,4 @@ def test_close_ends_unfinished_handshakes_and_frees_the_port():
     worker.listener.close()
     assert rest_of(sock) == b""
     sock.close()
-    DataListener(worker.address, lambda hello: LIMITS, lambda hello, link: None).close()
+    DataListener(worker.address, lambda hello, _peer: LIMITS, lambda hello, link: None).close()
