@@ -72,9 +72,10 @@ class WorkerClient:
 
         """
         began = False
+        call = self._stub.Load(messages.load_to(order), timeout=timeout_s)
         try:
             with rpc.mapped(self.address, self.name, timeout_s):
-                async for response in self._stub.Load(messages.load_to(order), timeout=timeout_s):
+                async for response in call:
                     began = True
                     if response.WhichOneof("event") == "ready":
                         ready = response.ready
@@ -84,6 +85,8 @@ class WorkerClient:
             if not began:
                 raise
             raise LoadFailed(f"{self.name} at {self.address} was lost while loading {order.key}: {error}") from error
+        finally:
+            call.cancel()  # grpc does not, when this coroutine is cancelled before the first answer; else no effect
         raise LoadFailed(f"{self.name} at {self.address} ended the load of {order.key} without a result")
 
     async def connect(self, key: StageKey, next_data: Address) -> None:

@@ -63,6 +63,8 @@ class WorkerService:
         async with rpc.refusals(context):
             messages.check_version(request.version, "the head")
             order = messages.load_from(request)
+            # When the call ends while a message is being sent, grpc drops this generator without closing it.
+            context.add_done_callback(lambda _context: self._host.cancel(order.key, "the head's call ended"))
             async for response in self._load(order):
                 yield response
 
