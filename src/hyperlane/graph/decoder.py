@@ -66,7 +66,7 @@ class Decoder(ABC):
     def build(self, weights: Sequence[TensorProto]) -> bytes:
         """Return the serialised model, its initialisers the constants of the graph and `weights`."""
         graph, facts = self.graph, self.facts
-        stream = Stream(self._embed() if self.shape.embeds else self._hidden_input())
+        stream = Stream(self._embed()) if self.shape.embeds else self._received()
         if len(self.shape.layers):
             graph.input(names.LENGTHS, TensorProto.INT32, ["batch"])
             graph.input(names.TOTAL, TensorProto.INT32, [])
@@ -130,9 +130,16 @@ class Decoder(ABC):
 
     # --- the ends ----------------------------------------------------------------------------------------
 
-    def _hidden_input(self) -> str:
-        shape: list[Dim] = ["batch", "tokens", self.facts.hidden]
-        return self.graph.input(names.HIDDEN_IN, TensorProto.FLOAT, shape)
+    def _received(self) -> Stream:
+        """The sum that the stage before sent, and nothing to add to it.
+
+        The nothing is explicit, so that the first norm is the same kernel as inside a stage: the two kernels sum in
+        another order, and int8 activations turn a last bit into another answer.
+        """
+        graph = self.graph
+        hidden = graph.input(names.HIDDEN_IN, TensorProto.FLOAT, ["batch", "tokens", self.facts.hidden])
+        zero = graph.constant("received/zero", np.array(0.0, np.float32))
+        return Stream(hidden, graph.node("Mul", [hidden, zero], "received/nothing"))
 
     def _embed(self) -> str:
         """Look up the rows of the token ids; scaled where the family does that."""
