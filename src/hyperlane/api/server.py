@@ -109,8 +109,11 @@ class HttpServer:
 
     def run(self) -> signal.Signals | None:
         """Serve until a signal comes, which is returned, or `stop` is called."""
-        with contextlib.closing(self._listener):
+        try:
             self._uvicorn.run(sockets=[self._listener])
+        finally:
+            self._listener.close()
+            self._uvicorn.answering.set()  # whoever waits in `start` must not wait for a server that failed
         return self._uvicorn.stopped_by
 
     def start(self) -> None:
@@ -147,31 +150,30 @@ class _Uvicorn(uvicorn.Server):
             _write_access_log()
         self.answering = threading.Event()
         self.stopped_by: signal.Signals | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._edge = edge
         self._drain_s = config.drain_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.answering.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if running := self._edge.running:
-            log.warning(
-                "%d running answer(s) may end within %g s; a second signal ends them now", running, self._drain_s
-            )
+            log.warning("%d answer(s) may take %g s to end; a second signal does not wait", running, self._drain_s)
         loop = asyncio.get_running_loop()
-        drained = loop.call_later(self._drain_s, self._edge.close)
-        read = loop.call_later(self._drain_s + LAST_WORDS_S, self._hang_up)
+        timers = [
+            loop.call_later(self._drain_s, self._edge.close),
+            loop.call_later(self._drain_s + LAST_WORDS_S, self._hang_up),
+        ]
         await super().shutdown(sockets)
-        drained.cancel()
-        read.cancel()
-        if self.server_state.tasks:
-            self._edge.close()
-            self._hang_up()
-            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_S)
+        for timer in timers:
+            timer.cancel()
 
     def _hang_up(self) -> None:
-        """Close connections whose clients do not read, so that what writes to them ends as after any disconnect."""
+        """End every answer and close its connection, whether its client reads or not."""
+        self._edge.close()
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
 
@@ -191,7 +193,8 @@ class _Uvicorn(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop at the first signal, at once at the second."""
         self.stopped_by = self.stopped_by or signal.Signals(sig)
-        self.force_exit = self.should_exit
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hang_up)
         self.should_exit = True
 
 

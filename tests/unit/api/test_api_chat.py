@@ -195,7 +195,7 @@ def test_fields_that_do_not_change_the_answer_are_ignored(client, generator):
         {"tool_choice": "auto"},
         {"response_format": {"type": "text"}},
         {"modalities": ["text"]},
-        {"reasoning_effort": None},
+        {"extra_body": {"reasoning_effort": None, "verbosity": "medium"}},
     ],
 )
 def test_neutral_values_of_unsupported_fields_are_accepted(client, fields):

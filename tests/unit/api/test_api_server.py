@@ -60,7 +60,7 @@ PROGRAM = """
     from hyperlane.config import ApiConfig
     from hyperlane.testing.fake_generator import Answer, FakeGenerator
 
-    config = ApiConfig(drain_s={drain_s})
+    config = ApiConfig(drain_s={drain_s}, access_log={access_log})
     listener = bind_socket("127.0.0.1", 0)
     generator = FakeGenerator([Answer(("a",), gate=threading.Semaphore(1))])
     server = HttpServer(create_app(generator, config), listener, config)
@@ -81,7 +81,7 @@ PROGRAM = """
     ids=["ctrl-c", "terminate", "ctrl-c twice", "terminate, then ctrl-c"],
 )
 def test_a_signal_ends_running_answers_and_a_second_one_does_not_wait(signals, drain_s):
-    program = textwrap.dedent(PROGRAM.format(drain_s=drain_s))
+    program = textwrap.dedent(PROGRAM.format(drain_s=drain_s, access_log=False))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as server:
         url = server.stdout.readline().strip()
@@ -100,10 +100,19 @@ def test_a_signal_ends_running_answers_and_a_second_one_does_not_wait(signals, d
             else:
                 assert "shutting_down" in seen
         assert server.stdout.read().split() == [signals[0].name, "True"]
-        assert (
-            server.stderr.read() == f"1 running answer(s) may end within {drain_s:g} s; a second signal ends them now\n"
-        )
+        assert server.stderr.read() == f"1 answer(s) may take {drain_s:g} s to end; a second signal does not wait\n"
         assert server.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent to one process there")
+@pytest.mark.parametrize("access_log", [True, False])
+def test_requests_are_logged_when_that_is_asked_for(access_log):
+    program = textwrap.dedent(PROGRAM.format(drain_s=1, access_log=access_log))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as server:
+        httpx.get(server.stdout.readline().strip() + "/health")
+        server.terminate()
+        assert ('"GET /health HTTP/1.1" 200' in server.stderr.read()) == access_log
 
 
 def wait_until_refused(url: str) -> None:
