@@ -5,6 +5,7 @@ Knows no plan: `controller` decides what is asked of whom.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,17 +78,21 @@ class WorkerClient:
             with rpc.mapped(self.address, self.name, timeout_s):
                 async for response in call:
                     began = True
+                    # Read to the end: a call that is left before counts as given up.
                     if response.WhichOneof("event") == "ready":
-                        ready = response.ready
-                        return Loaded(messages.element_from(ready.element), ready.private_bytes)
-                    progress(messages.progress_from(response.progress))
+                        loaded = Loaded(messages.element_from(response.ready.element), response.ready.private_bytes)
+                    else:
+                        progress(messages.progress_from(response.progress))
         except WorkerUnreachable as error:
             if not began:
                 raise
             raise LoadFailed(f"{self.name} at {self.address} was lost while loading {order.key}: {error}") from error
-        finally:
-            call.cancel()  # grpc does not, when this coroutine is cancelled before the first answer; else no effect
-        raise LoadFailed(f"{self.name} at {self.address} ended the load of {order.key} without a result")
+        except asyncio.CancelledError:
+            call.cancel()  # grpc does not, when this coroutine is cancelled before the first answer
+            raise
+        if loaded is None:
+            raise LoadFailed(f"{self.name} at {self.address} ended the load of {order.key} without a result")
+        return loaded
 
     async def connect(self, key: StageKey, next_data: Address) -> None:
         """Make the worker dial the next stage."""
