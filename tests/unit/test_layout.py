@@ -28,6 +28,8 @@ HOMES = {
     "onnx": {"graph", "stage"},
     "grpc": {"cluster"},
     "google": {"cluster"},
+    "cryptography": {"cluster"},
+    "ssl": {"wire", "cluster"},
     "fastapi": {"api"},
     "starlette": {"api"},
     "pydantic": {"api"},
@@ -44,7 +46,17 @@ HOMES = {
 }
 """Which rooms may import a package; everything else asks that room."""
 
-PURE = ("head/scheduler.py", "head/sampler.py", "cluster/placement.py", "cli/conversation.py", "plain.py", "summary.py")
+PURE = (
+    "head/scheduler.py",
+    "head/sampler.py",
+    "cluster/placement.py",
+    "cluster/trust/token.py",
+    "wire/peer.py",
+    "wire/strangers.py",
+    "cli/conversation.py",
+    "plain.py",
+    "summary.py",
+)
 IMPURE = {"socket", "ssl", "select", "time", "datetime", "asyncio", "threading", "subprocess", "os", "grpc", "random"}
 """Time and randomness are arguments of a decider; sockets, clocks and threads are other modules' business."""
 

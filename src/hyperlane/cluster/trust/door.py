@@ -6,17 +6,18 @@ hosts that fail again and again are not listened to for a while. Decides nothing
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import selectors
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.trust.credentials import bare_context
-from hyperlane.cluster.trust.door_messages import MAX_BYTES, packed, read_request
+from hyperlane.cluster.trust.door_messages import packed, read_request
 from hyperlane.cluster.trust.head_trust import HeadTrust, Newcomer, printable_name
 from hyperlane.core import Address, NodeId
 from hyperlane.errors import ConfigError, HyperlaneError, NotTrusted, ProtocolError
@@ -27,7 +28,7 @@ from hyperlane.wire.tls import why
 log = logging.getLogger(__name__)
 
 HANDSHAKE_WITHIN_S = 5.0
-EXCHANGE_WITHIN_S = 10.0
+REQUEST_WITHIN_S = 5.0
 MAX_AT_ONCE = 32
 MAX_PER_HOST = 8
 FAILURES = 10
@@ -35,110 +36,106 @@ FORGIVEN_PER_S = 0.1
 BACKLOG = 128
 
 OnJoined = Callable[[str, Address], None]
-"""Told a newcomer's name and where it came from; from the event loop's thread."""
+"""Told a newcomer's name and where it came from; from a thread of the door's."""
 
 
 class JoinDoor:
-    """Listens from `start` to `stop`, in one event loop."""
+    """Listens from construction until `close`; one thread lets in, one for each guest answers."""
 
-    def __init__(self, trust: HeadTrust, on_joined: OnJoined | None = None) -> None:
-        self._trust = trust
-        self._on_joined = on_joined
-        self._strangers = Strangers(FAILURES, FORGIVEN_PER_S)
-        self._guests: dict[asyncio.Task[None], str] = {}
-        self._sock: socket.socket | None = None
-        self._listening: asyncio.Task[None] | None = None
-
-    async def start(self, address: Address) -> Address:
-        """Listen; returns the address with the port that was chosen.
+    def __init__(self, trust: HeadTrust, address: Address, on_joined: OnJoined | None = None) -> None:
+        """Listen.
 
         Raises:
             ConfigError: the port is in use, or the address is not this machine's.
 
         """
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        try:
-            self._sock = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {address} for machines that join: {error.strerror or error}"
-            ) from error
-        self._sock.setblocking(False)
-        self._listening = asyncio.create_task(self._listen(self._sock))
-        return Address(address.host, self._sock.getsockname()[1])
+        self._trust = trust
+        self._on_joined = on_joined
+        self._strangers = Strangers(FAILURES, FORGIVEN_PER_S)
+        self._guests: dict[socket.socket, tuple[str, threading.Thread]] = {}
+        self._guard = threading.Lock()
+        self._sock = _listen(address)
+        self.address = Address(address.host, self._sock.getsockname()[1])
+        self._waker, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="door", daemon=True)
+        self._thread.start()
 
-    async def stop(self) -> None:
+    def close(self) -> None:
         """Stop listening and end what is going on. Idempotent."""
-        tasks = [task for task in (self._listening, *self._guests) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._sock is not None:
-            self._sock.close()
+        if not self._thread.is_alive():
+            return
+        self._waker.send(b"x")
+        self._thread.join()
+        with self._guard:
+            guests = list(self._guests.items())
+        for sock, (_, thread) in guests:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        self._waker.close()
+
+    # --- letting in ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._sock, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while all(key.fileobj is self._sock for key, _ in selector.select()):
+                self._accept()
+        self._sock.close()
+        self._woken.close()
+
+    def _accept(self) -> None:
+        try:
+            sock, (host, port, *_) = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # who knocked has gone again
+        except OSError as error:
+            log.warning("the door could not let somebody in: %s", error)
+            time.sleep(0.05)  # out of file descriptors: trying again at once would spin
+            return
+        with self._guard:
+            here = [one for one, _ in self._guests.values()]
+            crowded = len(here) >= MAX_AT_ONCE or here.count(host) >= MAX_PER_HOST
+            if crowded or self._strangers.barred(host, time.monotonic()):
+                sock.close()
+                return
+            thread = threading.Thread(target=self._serve, args=(sock, Address(host, port)), name="guest", daemon=True)
+            self._guests[sock] = (host, thread)
+        thread.start()
+
+    def _serve(self, sock: socket.socket, guest: Address) -> None:
+        """The supervisor of one connection: whatever a stranger does ends here, with a line in the log."""
+        try:
+            self._exchange(sock, guest)
+        except (HyperlaneError, OSError) as error:
+            reason = why(error) if isinstance(error, OSError) else str(error)
+            log.warning("the door refused %s: %s", guest, reason)
+            with self._guard:
+                barred = self._strangers.failed(guest.host, time.monotonic())
+            if barred:
+                log.warning("the door does not listen to %s for a while", guest.host)
+        finally:
+            with self._guard:
+                del self._guests[sock]
+            sock.close()
 
     # --- one connection --------------------------------------------------------------------------------------
 
-    async def _listen(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
+    def _exchange(self, sock: socket.socket, guest: Address) -> None:
+        sock.settimeout(HANDSHAKE_WITHIN_S)
+        channel = self._context().wrap_socket(sock.dup(), server_side=True)
+        with channel:
+            refusal: HyperlaneError | None = None
+            request = pb.DoorRequest()
             try:
-                sock, (host, port, *_) = await loop.sock_accept(listener)
-            except OSError as error:
-                log.warning("the door could not let somebody in: %s", error)
-                await asyncio.sleep(0.05)  # out of file descriptors: trying again at once would spin
-                continue
-            if self._is_crowded(host) or self._strangers.barred(host, time.monotonic()):
-                sock.close()
-                continue
-            task = asyncio.create_task(self._serve(sock, Address(host, port)))
-            self._guests[task] = host
-            task.add_done_callback(self._guests.pop)
-
-    def _is_crowded(self, host: str) -> bool:
-        here = list(self._guests.values())
-        return len(here) >= MAX_AT_ONCE or here.count(host) >= MAX_PER_HOST
-
-    async def _serve(self, sock: socket.socket, guest: Address) -> None:
-        """The supervisor of one connection: whatever a stranger does ends here, with a line in the log."""
-        try:
-            async with asyncio.timeout(EXCHANGE_WITHIN_S):
-                await self._exchange(sock, guest)
-        except (HyperlaneError, OSError, EOFError) as error:
-            reason = why(error) if isinstance(error, OSError) else str(error)
-            log.warning("the door refused %s: %s", guest, reason or "it was too slow")
-            if self._strangers.failed(guest.host, time.monotonic()):
-                log.warning("the door does not listen to %s for a while", guest.host)
-        finally:
-            sock.close()
-
-    async def _exchange(self, sock: socket.socket, guest: Address) -> None:
-        reader = asyncio.StreamReader(limit=MAX_BYTES)
-        loop = asyncio.get_running_loop()
-        transport, protocol = await loop.connect_accepted_socket(
-            lambda: asyncio.StreamReaderProtocol(reader),
-            sock,
-            ssl=self._context(),
-            ssl_handshake_timeout=HANDSHAKE_WITHIN_S,
-            ssl_shutdown_timeout=1.0,
-        )
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        try:
-            await self._answer(reader, writer, guest)
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: Address) -> None:
-        shown = writer.get_extra_info("ssl_object").getpeercert()
-        refusal: HyperlaneError | None = None
-        try:
-            request = await read_request(reader)
-            response = await asyncio.to_thread(self._decide, request, peer_of(shown) if shown else None, guest)
-        except HyperlaneError as error:
-            refusal, response = error, pb.DoorResponse(refusal=str(error))
-        writer.write(packed(response))
-        await writer.drain()
+                shown = channel.getpeercert()
+                request = read_request(channel, time.monotonic() + REQUEST_WITHIN_S)
+                response = self._decide(request, peer_of(shown) if shown else None, guest)
+            except HyperlaneError as error:
+                refusal, response = error, pb.DoorResponse(refusal=str(error))
+            channel.sendall(packed(response))
+            _say_goodbye(channel)
         if refusal is not None:
             raise refusal
         if request.WhichOneof("ask") == "join":
@@ -170,3 +167,23 @@ class JoinDoor:
         context.verify_mode = ssl.CERT_OPTIONAL  # a newcomer has none; who shows one must show a valid one
         context.num_tickets = 0
         return context
+
+
+def _listen(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        sock = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address} for machines that join: {error.strerror or error}; choose another address "
+            "with --join-listen"
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _say_goodbye(channel: ssl.SSLSocket) -> None:
+    """Closing with bytes unread would reset the connection, and the answer might be lost."""
+    with suppress(OSError, ValueError):
+        channel.settimeout(1.0)
+        channel.unwrap().close()

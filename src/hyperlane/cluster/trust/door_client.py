@@ -145,8 +145,7 @@ def _exchange(
         sock.settimeout(max(0.1, deadline - time.monotonic()))
         with context.wrap_socket(sock, server_hostname=server_name) as channel:
             channel.sendall(packed(request))
-            channel.settimeout(TIMEOUT_S)
-            return read_response(channel)
+            return read_response(channel, time.monotonic() + TIMEOUT_S)
 
 
 def _checked(admission: Admission, name: PeerName) -> Admission:

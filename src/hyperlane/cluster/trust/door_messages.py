@@ -1,10 +1,10 @@
-"""The head's door as bytes: a length, then one message. Knows sockets only as asyncio or `ssl` present them."""
+"""The head's door as bytes: a length, then one message. Knows nothing of what is asked."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import struct
+import time
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -25,23 +25,22 @@ def packed(message: Any) -> bytes:  # noqa: ANN401 (generated messages are untyp
     return LENGTH.pack(len(data)) + bytes(data)
 
 
-async def read_request(reader: asyncio.StreamReader) -> pb.DoorRequest:
-    """What somebody asks.
+def read_request(sock: ssl.SSLSocket, deadline_s: float) -> pb.DoorRequest:
+    """What somebody asks, until `deadline_s` (monotonic).
 
     Raises:
         ProtocolError: it is no request.
         VersionMismatch: it is one of another version.
-        EOFError, OSError: the connection ended.
+        OSError: the connection ended, or took too long.
 
     """
-    data = await reader.readexactly(_length(await reader.readexactly(LENGTH.size)))
-    request = _parsed(pb.DoorRequest(), data)
+    request = _parsed(pb.DoorRequest(), _message(sock, deadline_s))
     messages.check_version(request.version, "the machine that wants to join")
     return request
 
 
-def read_response(sock: ssl.SSLSocket) -> pb.DoorResponse:
-    """What the head answers.
+def read_response(sock: ssl.SSLSocket, deadline_s: float) -> pb.DoorResponse:
+    """What the head answers, until `deadline_s` (monotonic).
 
     Raises:
         ProtocolError: it is no response.
@@ -49,16 +48,16 @@ def read_response(sock: ssl.SSLSocket) -> pb.DoorResponse:
         OSError: the connection ended, or took too long.
 
     """
-    response = _parsed(pb.DoorResponse(), _exactly(sock, _length(_exactly(sock, LENGTH.size))))
+    response = _parsed(pb.DoorResponse(), _message(sock, deadline_s))
     messages.check_version(response.version, "the head")
     return response
 
 
-def _length(data: bytes) -> int:
-    (length,) = LENGTH.unpack(data)
+def _message(sock: ssl.SSLSocket, deadline_s: float) -> bytes:
+    (length,) = LENGTH.unpack(_exactly(sock, LENGTH.size, deadline_s))
     if not 0 < length <= MAX_BYTES:
         raise ProtocolError(f"a message of {length} bytes; what speaks here is no Hyperlane")
-    return int(length)
+    return _exactly(sock, length, deadline_s)
 
 
 def _parsed(message: Any, data: bytes) -> Any:  # noqa: ANN401
@@ -69,11 +68,15 @@ def _parsed(message: Any, data: bytes) -> Any:  # noqa: ANN401
     return message
 
 
-def _exactly(sock: ssl.SSLSocket, count: int) -> bytes:
+def _exactly(sock: ssl.SSLSocket, count: int, deadline_s: float) -> bytes:
     data = bytearray()
     while len(data) < count:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it was too slow")
+        sock.settimeout(left_s)
         piece = sock.recv(count - len(data))
         if not piece:
-            raise ConnectionResetError("the head ended the connection")
+            raise ConnectionResetError("the other side ended the connection")
         data += piece
     return bytes(data)

@@ -48,7 +48,7 @@ class JoinToken:
         body = self.token_id + self.secret + self.fingerprint
         body += bytes([len(self.addresses)]) + b"".join(map(_packed, self.addresses))
         body += zlib.crc32(PREFIX.encode() + body).to_bytes(_CHECKSUM_BYTES, "big")
-        return PREFIX + base64.b32encode(body).decode().rstrip("=").lower()
+        return PREFIX + _base32(body)
 
     @classmethod
     def decode(cls, word: str) -> JoinToken:
@@ -64,10 +64,12 @@ class JoinToken:
         if not text.startswith(PREFIX):
             raise JoinRefused(f"this token begins with '{text[:3]}': it is of another version; update Hyperlane here")
         try:
-            rest = text[len(PREFIX) :].upper()
-            data = base64.b32decode(rest + "=" * (-len(rest) % 8))
+            rest = text[len(PREFIX) :]
+            data = base64.b32decode(rest.upper() + "=" * (-len(rest) % 8))
         except ValueError:
             data = b""
+        if _base32(data) != rest:
+            data = b""  # the last character may hold bits that mean nothing: they must be those that were written
         body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
         if len(body) <= _FIXED_BYTES or zlib.crc32(PREFIX.encode() + body).to_bytes(_CHECKSUM_BYTES, "big") != checksum:
             raise JoinRefused("a character of the token is wrong or missing: copy it again, whole")
@@ -78,6 +80,10 @@ class JoinToken:
             body[fingerprint_at:_FIXED_BYTES],
             _addresses(body[_FIXED_BYTES:]),
         )
+
+
+def _base32(data: bytes) -> str:
+    return base64.b32encode(data).decode().rstrip("=").lower()
 
 
 def _packed(address: Address) -> bytes:
