@@ -91,8 +91,8 @@ class ServeConfig:
         "tokens of a slot, prompt and answer together; unset: the model's, at most 8192",
     )
     queue: int = _setting(64, values.whole(1, 1 << 20), "requests that may wait for a slot before others are refused")
-    step_tokens: int = _setting(
-        512, values.whole(1, 1 << 16), "tokens that one step frame may hold (the prefill chunk)"
+    prompt_chunk: int = _setting(
+        64, values.whole(1, 1 << 16), "tokens of a prompt that a stage computes together before it passes them on"
     )
     frames_in_flight: int | None = _setting(
         None,
@@ -120,6 +120,11 @@ class ServeConfig:
 
         """
         _check(self)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that one step frame may hold: a chunk of a prompt beside one token of every slot."""
+        return self.prompt_chunk + self.slots
 
     @property
     def local_worker_count(self) -> int:

@@ -95,7 +95,10 @@ def start_serving(
         cluster = _Cluster(config, report, parts, worker_command)
         tokenizer = Tokenizer.from_metadata(cluster.file)
         options = HeadOptions(
-            max_step_tokens=config.step_tokens, queue=config.queue, frames_in_flight=config.frames_in_flight
+            max_step_tokens=config.step_tokens,
+            prompt_chunk=config.prompt_chunk,
+            queue=config.queue,
+            frames_in_flight=config.frames_in_flight,
         )
         head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
         service = HeadService(head, tokenizer, chat_template(tokenizer))
@@ -253,6 +256,7 @@ def _onnx_room(config: WorkerConfig) -> EngineRoom:
     """ONNX Runtime on the asked device. Imported here, because no head may import an engine."""
     from hyperlane.stage.loading import load_engine
     from hyperlane.stage.providers import choose_device
+    from hyperlane.store.ready_store import ReadyStore
 
     device = choose_device(config.device)
     facts = DeviceFacts(
@@ -264,4 +268,5 @@ def _onnx_room(config: WorkerConfig) -> EngineRoom:
         memory_total=machine.total_memory(),
         free_memory=machine.free_memory,
     )
-    return EngineRoom(facts, lambda spec, source, progress: load_engine(spec, source, progress=progress))
+    store = ReadyStore(config.paths.ready)
+    return EngineRoom(facts, lambda spec, source, progress: load_engine(spec, source, store, progress=progress))

@@ -27,11 +27,13 @@ class Words(Protocol):
 class HeadOptions:
     """How a head uses its pipelines. None: from the number of stages P, as said.
 
-    `max_step_tokens`: tokens of one frame (the workers' limit as well). `queue`: requests that may wait for a slot.
-    `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together. `decode_groups`: P; see `scheduler.Policy`.
+    `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: see `scheduler.Policy`.
+    `queue`: requests that may wait for a slot. `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together.
+    `decode_groups`: P; see `scheduler.Policy`.
     """
 
     max_step_tokens: int = 128
+    prompt_chunk: int = 64
     queue: int = 64
     frames_in_flight: int | None = None
     bytes_in_flight: int = 64 << 20
@@ -44,6 +46,7 @@ class HeadOptions:
         element_bytes = max(stage.worker.element.bytes for stage in plan.stages)
         return Policy(
             max_step_tokens=self.max_step_tokens,
+            prompt_chunk=self.prompt_chunk,
             max_frames=self.frames_in_flight or 2 * stages,
             max_bytes=self.bytes_in_flight,
             token_bytes=plan.model.hidden * element_bytes if stages > 1 else 4,

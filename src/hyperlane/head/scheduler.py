@@ -17,19 +17,31 @@ from hyperlane.errors import ProtocolError
 class Policy:
     """How much may be under way. The values that measurements will choose are here and nowhere else.
 
-    `max_step_tokens`: tokens of one frame (the chunk of a prompt). `max_frames`, `max_bytes`: in flight together;
-    a frame is counted with `token_bytes` a token and `logits_bytes` for each row that asks for whole logits.
-    `decode_groups`: frames with decode rows in flight, so that several stages work at once; fewer when a group would
-    have less than `min_group_rows` rows, as a batch on a memory-bound device costs hardly more than one row.
+    `max_step_tokens`: tokens of one frame. `prompt_chunk`: prompts are cut at its multiples, whatever else is under
+    way, so that a prompt is computed in the same pieces and to the same bits alone and beside others. `max_frames`,
+    `max_bytes`: in flight together; a frame is counted with `token_bytes` a token and `logits_bytes` for each row
+    that asks for whole logits. `decode_groups`: frames with decode rows in flight, so that several stages work at
+    once; fewer when a group would have less than `min_group_rows` rows, as a batch on a memory-bound device costs
+    hardly more than one row.
     """
 
     max_step_tokens: int = 128
+    prompt_chunk: int = 64
     max_frames: int = 2
     max_bytes: int = 64 << 20
     token_bytes: int = 4
     logits_bytes: int = 4
     decode_groups: int = 1
     min_group_rows: int = 2
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a prompt that go together; a quarter of every frame is left to decode rows."""
+        return min(self.prompt_chunk, max(1, self.max_step_tokens * 3 // 4))
+
+    def next_count(self, lane: Lane) -> int:
+        """How many of a lane's pending tokens its next row takes: up to the next multiple of the chunk."""
+        return min(lane.length - lane.sent, self.chunk - lane.sent % self.chunk)
 
 
 @dataclass(slots=True)
@@ -156,15 +168,16 @@ def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:
 
     - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
       flight when every group keeps `min_group_rows`; a lane that was served longest ago goes first.
-    - What is left of the token budget goes to prompts. Every other frame starts with the oldest prompt, so that none
-      starves, the others with the one that has least left, so that a short one does not wait for a long one.
-      Chunks of one prompt follow each other without waiting. Decode rows leave prompts a quarter of the budget.
+    - What is left of the token budget goes to chunks of prompts, whole ones. Every other frame starts with the
+      oldest prompt, so that none starves, the others with the one that has least left, so that a short one does not
+      wait for a long one. Chunks of one prompt follow each other without waiting. Decode rows leave room for one
+      chunk.
     - Rows that want whole logits make a frame of their own, at most every other one while there are other rows.
     """
     if len(lanes.flights) >= policy.max_frames:
         return None
     ready = [lane for lane in lanes.running.values() if lane.length > lane.sent]
-    whole = [lane for lane in ready if lane.whole and lane.length - lane.sent <= policy.max_step_tokens]
+    whole = [lane for lane in ready if lane.whole and lane.length - lane.sent == policy.next_count(lane)]
     if not whole:
         return _plan_rows(lanes, policy, ready)
     others = [lane for lane in ready if lane not in whole]
@@ -187,7 +200,7 @@ def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy) -> list[Lane]:
         return []
     waiting = [lane for lane in ready if lane.sent >= lane.prompt]
     has_prompts = len(waiting) < len(ready)
-    budget = policy.max_step_tokens - (-(-policy.max_step_tokens // 4) if has_prompts else 0)
+    budget = policy.max_step_tokens - (policy.chunk if has_prompts else 0)
     return _by_wait(waiting)[: min(-(-decoding // groups), budget)]
 
 
@@ -209,11 +222,11 @@ def _fill(
     shares = [Share(lane.id, lane.slot, lane.sent, 1, wanted=True) for lane in decodes]
     left -= len(shares)
     for lane in prompts:
-        pending = lane.length - lane.sent
-        count = min(pending, left)
-        if not count or (whole_logits and count < pending):
+        count = policy.next_count(lane)
+        if count > left:
             continue
-        shares.append(Share(lane.id, lane.slot, lane.sent, count, wanted=count == pending))
+        wanted = lane.sent + count == lane.length
+        shares.append(Share(lane.id, lane.slot, lane.sent, count, wanted))
         left -= count
     if not shares:
         return None

@@ -24,12 +24,12 @@ def test_defaults_need_no_file_and_no_variable(tmp_path):
 def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(tmp_path):
     said = settings(
         tmp_path,
-        "[serve]\nslots = 2\nqueue = 5\nstep_tokens = 64",
+        "[serve]\nslots = 2\nqueue = 5\nprompt_chunk = 32",
         HYPERLANE_SERVE_SLOTS="3",
         HYPERLANE_SERVE_QUEUE="6",
     )
     chosen = said.resolve(ServeConfig, slots=4)
-    assert (chosen.slots, chosen.queue, chosen.step_tokens, chosen.device) == (4, 6, 64, "auto")
+    assert (chosen.slots, chosen.queue, chosen.prompt_chunk, chosen.device) == (4, 6, 32, "auto")
 
 
 def test_a_flag_that_is_none_was_not_given(tmp_path):

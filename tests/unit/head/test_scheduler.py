@@ -60,15 +60,29 @@ def test_all_known_last_tokens_leave_in_one_frame():
 
 def test_chunks_of_one_prompt_follow_each_other_without_waiting():
     lanes = lanes_with(300)
-    plans = send_all(lanes, Policy(max_step_tokens=128, max_frames=4))
-    assert [rows(plan) for plan in plans] == [[(0, 0, 128, False)], [(0, 128, 128, False)], [(0, 256, 44, True)]]
+    plans = send_all(lanes, Policy(max_step_tokens=160, prompt_chunk=120, max_frames=4))
+    assert [rows(plan) for plan in plans] == [[(0, 0, 120, False)], [(0, 120, 120, False)], [(0, 240, 60, True)]]
+
+
+def test_a_prompt_is_cut_at_the_same_places_whatever_runs_beside_it():
+    policy = Policy(max_step_tokens=24, prompt_chunk=16, max_frames=2)
+    for others in range(7):
+        lanes = decoding(others)
+        lanes.waiting.append(lane(99, 50))
+        lanes.admit()
+        pieces = []
+        while lanes.running[99].sent < 50:
+            for plan in send_all(lanes, policy):
+                pieces += [(share.start, share.count) for share in plan.shares if share.lane == 99]
+            come_back(lanes)
+        assert pieces == [(0, 16), (16, 16), (32, 16), (48, 2)]
 
 
 def test_a_prompt_joins_the_frame_of_those_that_decode():
     lanes = decoding(2)
     lanes.waiting.append(lane(9, 20))
     lanes.admit()
-    assert rows(schedule(lanes, Policy(max_step_tokens=16))) == [(0, 1, 1, True), (1, 1, 1, True), (9, 0, 14, False)]
+    assert rows(schedule(lanes, Policy(max_step_tokens=16))) == [(0, 1, 1, True), (1, 1, 1, True), (9, 0, 12, False)]
 
 
 def test_a_batch_is_split_over_the_stages_only_when_groups_keep_their_rows():
