@@ -179,12 +179,13 @@ def test_a_worker_killed_while_loading_is_named_and_nothing_is_left(tiny_model, 
 def test_a_local_worker_killed_while_loading_is_reported_with_how_it_ended(tiny_model, monkeypatch):
     monkeypatch.setenv("HYPERLANE_TEST_LOAD", "hang")
 
-    killed: list[psutil.Process] = []
+    hanging: set[str] = set()
 
     def kill(progress) -> None:
-        if progress.phase == "hanging" and not killed:
-            killed.append(min(children_named("toy_worker"), key=lambda child: child.pid))
-            killed[0].kill()
+        if progress.phase == "hanging" and progress.who not in hanging:
+            hanging.add(progress.who)
+            if len(hanging) == 2:
+                min(children_named("toy_worker"), key=lambda child: child.pid).kill()
 
     with pytest.raises(LoadFailed, match=r"local worker 0 \(process \d+\) was killed by signal 9"):
         start_serving(serve_config(tiny_model, local_workers=2), kill, worker_command=TOY)

@@ -22,6 +22,9 @@ RUNTIME_BYTES = 64 << 20
 
 ACTIVATION_BYTES = 4
 
+RUN_TOKENS = 128
+"""No engine computes the attention of more tokens of a row at a time (`stage.runs`)."""
+
 
 def stage_cost(facts: ModelFacts, source: TensorSource, slots: int, context: int, step_tokens: int) -> StageCost:
     """Bytes of each part for an arena of `slots` × `context` positions and steps of at most `step_tokens` tokens."""
@@ -44,8 +47,7 @@ def workspace_bytes(facts: ModelFacts, slots: int, context: int, step_tokens: in
     wide = 2 * facts.hidden + 3 * facts.ffn + (facts.heads + 2 * facts.kv_heads) * facts.head_dim
     scores = facts.heads * min(context, facts.context)
     logits = slots * facts.vocab
-    run_tokens = min(step_tokens, EngineOptions().run_tokens)
-    return RUNTIME_BYTES + ACTIVATION_BYTES * (step_tokens * wide + run_tokens * scores + logits)
+    return RUNTIME_BYTES + ACTIVATION_BYTES * (step_tokens * wide + min(step_tokens, RUN_TOKENS) * scores + logits)
 
 
 def _ready(source: TensorSource, names: Iterable[str]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -29,6 +28,9 @@ from hyperlane.models.weights import TensorInfo
 PARALLEL = 4
 AHEAD_BYTES = 256 << 20
 """Bytes that may be held before they are read; a tensor larger than that is fetched when it is read."""
+
+PASSED_BY = 32
+"""Tensors read so far out of the expected order are still in use; those further back were needed by nobody."""
 
 LONGEST_FETCH_S = 3600.0
 """Deadline of one tensor's stream. A peer that is gone is noticed by keep-alive, in seconds."""
@@ -70,7 +72,8 @@ class RemoteSource:
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch")
         self._guard = threading.Lock()
-        self._wanted: deque[TensorInfo] = deque()
+        self._expected: list[TensorInfo] = []
+        self._at = 0
         self._ahead: dict[str, Future[Bytes]] = {}
         self._held = 0
         self._fetched = 0
@@ -98,12 +101,11 @@ class RemoteSource:
         """Tell `report` the bytes fetched so far while `read` waits; what it raises ends that wait."""
         self._report = report
 
-    def prefetch(self, names: Sequence[str]) -> None:
-        """Say which tensors will be read, best in that order: they are fetched as memory allows."""
+    def expect(self, names: Sequence[str]) -> None:
+        """Say which tensors may be read, in which order: once one was read, those after it are fetched ahead."""
         with self._guard:
             infos = (self._infos[name] for name in dict.fromkeys(names) if name in self._infos)
-            self._wanted = deque(info for info in infos if info.nbytes <= AHEAD_BYTES)
-            self._fetch_ahead()
+            self._expected, self._at = list(infos), 0
 
     def read(self, name: str) -> Bytes:
         """As `TensorSource.read`; bytes that were fetched ahead are handed over and kept no longer.
@@ -117,6 +119,7 @@ class RemoteSource:
             raise TransferError(f"the model at {self._address} has no tensor '{name}'")
         with self._guard:
             future = self._ahead.get(name) or self._submit(info)
+            self._fetch_ahead(info)
         try:
             while not future.done():
                 self._report(self._fetched)
@@ -124,9 +127,8 @@ class RemoteSource:
             return future.result()
         finally:
             with self._guard:
-                if self._ahead.pop(name, None) is not None:
-                    self._held -= info.nbytes
-                self._fetch_ahead()
+                self._forget(info)
+                self._fetch_ahead(info)
 
     def close(self) -> None:
         """End every fetch and release the connection. Idempotent."""
@@ -136,18 +138,33 @@ class RemoteSource:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _fetch_ahead(self) -> None:
-        while self._wanted and self._held + self._wanted[0].nbytes <= AHEAD_BYTES and not self._closed.is_set():
-            info = self._wanted.popleft()
-            if info.name not in self._ahead:
-                self._submit(info)
+    def _fetch_ahead(self, now: TensorInfo) -> None:
+        """Fetch what is expected after a tensor, as memory allows; drop what was passed by (it was ready elsewhere)."""
+        if now not in self._expected:
+            return
+        place = self._expected.index(now)
+        for info in self._expected[: max(0, place - PASSED_BY)]:
+            self._forget(info)
+        self._at = max(self._at, place + 1)
+        while self._at < len(self._expected) and not self._closed.is_set():
+            info = self._expected[self._at]
+            if info.nbytes <= AHEAD_BYTES:
+                if self._held + info.nbytes > AHEAD_BYTES:
+                    return
+                if info.name not in self._ahead:
+                    self._submit(info)
+            self._at += 1
 
     def _submit(self, info: TensorInfo) -> Future[Bytes]:
-        if info in self._wanted:
-            self._wanted.remove(info)
         self._held += info.nbytes
         future = self._ahead[info.name] = self._pool.submit(self._fetch, info)
         return future
+
+    def _forget(self, info: TensorInfo) -> None:
+        future = self._ahead.pop(info.name, None)
+        if future is not None:
+            future.cancel()
+            self._held -= info.nbytes
 
     def _list(self, fingerprint: str) -> dict[str, TensorInfo]:
         response = self._repeated(lambda: self._stub.ListTensors(self._request(), timeout=rpc.CALL_TIMEOUT_S))

@@ -9,7 +9,7 @@ from pathlib import Path
 from hyperlane.cluster.remote_source import RemoteSource
 from hyperlane.core import StageSpec
 from hyperlane.errors import HyperlaneError, LoadFailed, UnknownModel
-from hyperlane.models import inventory
+from hyperlane.models import layout
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.models.weights import TensorSource
@@ -43,7 +43,7 @@ def open_weights(
             infos = [info for name in names if (info := remote.info(name)) is not None]
             total = sum(info.nbytes for info in infos)
             remote.report_to(lambda fetched: progress(LoadProgress("fetching weights", min(fetched, total), total)))
-            remote.prefetch(names)
+            remote.expect(names)
             yield remote
         return
     try:
@@ -61,8 +61,8 @@ def open_weights(
 
 
 def stage_tensors(spec: StageSpec) -> list[str]:
-    """The tensors that a stage reads, in the order of its layers."""
-    names = list(inventory.embedding_tensors(spec.model)) if spec.is_first else []
-    for layer in range(spec.layers.first, spec.layers.last):
-        names += inventory.layer_tensors(spec.model, layer)
-    return names + (list(inventory.output_tensors(spec.model)) if spec.is_last else [])
+    """The tensors that a stage reads, in the order in which it does."""
+    units = [layout.layer_layout(spec.model, layer) for layer in range(spec.layers.first, spec.layers.last)]
+    first = [layout.embedding_layout()] if spec.is_first else []
+    last = [layout.output_layout(spec.model)] if spec.is_last else []
+    return [name for unit in (*first, *units, *last) for name in unit.tensors]

@@ -100,21 +100,35 @@ def test_every_tensor_arrives_as_it_is(serve):
 def test_tensors_fetched_ahead_arrive_in_whatever_order_they_are_read(serve):
     memory = Memory()
     with remote(serve(TensorService(memory, FINGERPRINT, TOKEN))) as source:
-        source.prefetch(memory.names())
+        source.expect(memory.names())
         for name in reversed(memory.names()):
             assert np.array_equal(source.read(name), memory.tensors[name])
 
 
 def test_no_more_is_held_ahead_than_allowed(serve, monkeypatch):
-    monkeypatch.setattr(remote_source, "AHEAD_BYTES", CHUNK_BYTES + 2000)
+    monkeypatch.setattr(remote_source, "AHEAD_BYTES", CHUNK_BYTES + 500)
     memory = Memory()
     with remote(serve(TensorService(memory, FINGERPRINT, TOKEN))) as source:
-        source.prefetch(memory.names())
-        assert set(source._ahead) == {"empty-ish", "small", "exact"}
+        source.expect(memory.names())
+        assert source._held == 0
+        source.read("empty-ish")
+        assert set(source._ahead) == {"small"}
         for name in memory.names():
             assert np.array_equal(source.read(name), memory.tensors[name])
+            assert source._held <= remote_source.AHEAD_BYTES
         assert source._held == 0
         assert not source._ahead
+
+
+def test_what_nobody_reads_is_let_go_of(serve, monkeypatch):
+    monkeypatch.setattr(remote_source, "PASSED_BY", 1)
+    memory = Memory()
+    with remote(serve(TensorService(memory, FINGERPRINT, TOKEN))) as source:
+        source.expect(memory.names())
+        source.read("empty-ish")
+        assert set(source._ahead) == {"small", "exact", "large"}
+        source.read("large")
+        assert set(source._ahead) == {"exact"}
 
 
 def test_a_transfer_that_breaks_goes_on_where_it_broke(serve):
