@@ -29,10 +29,11 @@ class Buffers:
     def make(cls, spec: StageSpec) -> Buffers:
         """Buffers for a stage's largest frame."""
         hidden = spec.model.hidden
+        tokens = spec.max_step_tokens + 1  # a stand-in may come after the last
         return cls(
-            _input(spec, spec.max_step_tokens),
+            _input(spec, tokens),
             _input(spec, spec.slots),
-            None if spec.is_last else np.zeros((spec.max_step_tokens, hidden), np.float32),
+            None if spec.is_last else np.zeros((tokens, hidden), np.float32),
             None if spec.is_last else np.zeros((spec.slots, hidden), np.float32),
         )
 

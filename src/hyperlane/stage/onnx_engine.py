@@ -25,7 +25,7 @@ from hyperlane.stage.initialisers import read_packed
 from hyperlane.stage.options import EngineOptions, KvElement
 from hyperlane.stage.ready import Packed
 from hyperlane.stage.rows import SlotLengths, check_rows
-from hyperlane.stage.runs import Batch, Piece, batches, pieces
+from hyperlane.stage.runs import Batch, Piece, batches, pieces, run_tokens
 from hyperlane.stage.weights import Array, Arrays
 from hyperlane.store.ready_store import UNFINISHED
 
@@ -71,7 +71,7 @@ class OnnxEngine:
         self._spec = spec
         self._keep = keep
         self._session: ort.InferenceSession | None = session
-        self._run_tokens = options.run_tokens
+        self._run_tokens = run_tokens(spec.model)
         self._arena = KvArena.make(spec, half=options.kv is KvElement.F16)
         self._buffers = Buffers.make(spec)
         self._lengths = SlotLengths(spec.slots)
@@ -134,9 +134,10 @@ class OnnxEngine:
             for number, offset in enumerate(row.want)
             if piece.offset <= offset < end
         ]
-        binding = self._bindings.get(self._shape(RunShape(row.slot, 1, piece.count, piece.base + piece.offset), asked))
-        binding.lengths[0] = row.start + end - 1
-        binding.total[()] = row.start + end
+        binding = self._bindings.get(self._shape(RunShape(row.slot, 1, piece.run, piece.base + piece.offset), asked))
+        length = row.start + piece.offset + piece.run
+        binding.lengths[0] = length - 1
+        binding.total[()] = length
         self._run(binding, asked)
         self._lengths.written(row.slot, row.start, row.start + end)
 

@@ -40,14 +40,12 @@ class KvElement(enum.StrEnum):
 class EngineOptions:
     """The defaults are the fast path.
 
-    `run_tokens`: most tokens of one row that are computed at a time. `spinning`: idle threads poll for work, which
-    helps only where nothing else wants the cores.
+    `spinning`: idle threads poll for work, which helps only where nothing else wants the cores.
     """
 
     arithmetic: Arithmetic = Arithmetic.INT8
     offsets: BlockOffsets = BlockOffsets.FOLDED
     kv: KvElement = KvElement.F32
-    run_tokens: int = 128
     spinning: bool = False
 
 

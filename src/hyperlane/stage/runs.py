@@ -11,7 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hyperlane.core import Row
+from hyperlane.core import ModelFacts, Row
+
+RUN_TOKENS = 128
+"""Tokens of a row that are computed at a time: enough for full speed, few enough for a small workspace."""
+
+WIDE_HEAD = 128
+"""Scores of a head of more values are summed in two parts, unless they are scores of at most 64 positions."""
 
 MAX_WANTED = 32
 """Most positions that one run projects to the vocabulary: bounds the logits' memory."""
@@ -20,14 +26,28 @@ MAX_PADDING = 2
 """Most neighbouring slots that are padded rather than run apart: a run costs about as much as two more rows in one."""
 
 
+def run_tokens(facts: ModelFacts) -> int:
+    """Where rows of several tokens are cut: at multiples of this.
+
+    ONNX Runtime's attention takes KV entries in blocks that begin at multiples of at least 128 positions, the last
+    one shorter. With wide heads its scores are rounded otherwise where the block is at most 64 long: cut at 64, the
+    first half of a block is always computed so, and the other never.
+    """
+    return RUN_TOKENS if facts.head_dim <= WIDE_HEAD else RUN_TOKENS // 2
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `offset` … of row `row` (its index in the frame), which begins at token `base` of the frame."""
+    """Tokens `offset` … of row `row` (its index in the frame), which begins at token `base` of the frame.
+
+    `count` of them count; `run` are computed: where that is more, the last is a stand-in at the next position.
+    """
 
     row: int
     base: int
     offset: int
     count: int
+    run: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +60,26 @@ class Batch:
 
 
 def pieces(rows: Sequence[Row], run_tokens: int) -> Iterator[Piece]:
-    """Every row of several tokens, in pieces of about equal size, none of one token.
+    """Every row of several tokens in pieces that end at multiples of `run_tokens`, counted in the sequence.
 
-    Attention over one token is other arithmetic, so that a piece of one would not give a longer piece's result.
+    So a position is computed by the same arithmetic however a prompt was cut into frames. Attention over one token is
+    other arithmetic than over two, so a piece of one token has a stand-in beside it.
     """
     base = 0
     for index, row in enumerate(rows):
         if row.count > 1:
-            parts = max(-(-row.count // run_tokens), -(-len(row.want) // MAX_WANTED))
-            parts = min(parts, row.count // 2)
-            bounds = [row.count * part // parts for part in range(parts + 1)]
-            for start, end in pairwise(bounds):
-                yield Piece(index, base, start, end - start)
+            for start, end in pairwise(_cuts(row, run_tokens)):
+                count = end - start
+                yield Piece(index, base, start, count, max(count, 2))
         base += row.count
+
+
+def _cuts(row: Row, run_tokens: int) -> list[int]:
+    """Offsets between which a row's pieces lie; a piece has at most MAX_WANTED wanted positions."""
+    first = run_tokens - row.start % run_tokens
+    cuts = [0, *range(first, row.count, run_tokens), row.count]
+    crowded = [row.want[i] for i in range(MAX_WANTED, len(row.want), MAX_WANTED)]
+    return sorted({*cuts, *crowded})
 
 
 def batches(rows: Sequence[Row]) -> Iterator[Batch]:
