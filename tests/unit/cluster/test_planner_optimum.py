@@ -107,7 +107,7 @@ def least(problem: Problem, objective: Objective) -> float | None:
 
 
 def found(problem: Problem, objective: Objective, tie: float = 0.0) -> float | None:
-    best = optimum(problem, AllLayouts(len(problem.facts.workers)), objective, tie=tie)
+    best = optimum(problem, AllLayouts(range(len(problem.facts.workers))), objective, tie=tie)
     if best is None:
         return None
     assert best.proved
@@ -128,7 +128,7 @@ def test_the_search_finds_what_brute_force_finds(objective, data):
 @given(data=st.data())
 def test_a_plan_has_every_layer_once_and_fits_everywhere(objective, data):
     problem = data.draw(problems())
-    best = optimum(problem, AllLayouts(len(problem.facts.workers)), objective)
+    best = optimum(problem, AllLayouts(range(len(problem.facts.workers))), objective)
     if best is not None:
         ends = [0, *(share.layers.last for share in best.layout)]
         assert [share.layers.first for share in best.layout] == ends[:-1]
@@ -140,7 +140,7 @@ def test_a_plan_has_every_layer_once_and_fits_everywhere(objective, data):
 @calm
 @given(problem=problems(most_workers=3))
 def test_among_equally_fast_plans_the_first_token_comes_soonest(problem):
-    best = optimum(problem, AllLayouts(len(problem.facts.workers)), Objective.LATENCY, tie=0.0)
+    best = optimum(problem, AllLayouts(range(len(problem.facts.workers))), Objective.LATENCY, tie=0.0)
     if best is not None:
         predictor = problem.predictor
         limit = best.forecast.token_s * (1 + EXACT)
@@ -186,6 +186,6 @@ def test_within_the_tie_a_plan_is_at_most_that_much_worse(objective, data):
 def test_raw_links_join_engines_of_one_element_type_only():
     kinds = (ElementType.F32, ElementType.F16, ElementType.F32)
     facts = made_up_cluster([Machine(1.0, free=3 * GIB, element=kind) for kind in kinds])
-    best = optimum(Problem(facts, made_up_workload(6)), AllLayouts(3), Objective.LATENCY)
+    best = optimum(Problem(facts, made_up_workload(6)), AllLayouts(range(3)), Objective.LATENCY)
     assert best is not None
     assert {share.worker for share in best.layout} == {0, 2}

@@ -40,6 +40,10 @@ class Windows:
             self.alone & other.alone,
         )
 
+    def on(self, workers: Integers) -> Self:
+        """The same for some of the workers."""
+        return type(self)(self.begin[workers], self.first_end[workers], self.last_begin[workers], self.alone[workers])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Use:
@@ -88,6 +92,10 @@ class Use:
             ends <= room - self.embed - self.project,
         )
 
+    def on(self, workers: Integers) -> Self:
+        """The same for some of the workers."""
+        return type(self)(self.layers[workers], self.stage[workers], self.embed[workers], self.project[workers])
+
     def __add__(self, other: Self) -> Self:
         return type(self)(
             self.layers + other.layers, self.stage + other.stage, self.embed + other.embed, self.project + other.project
@@ -121,9 +129,21 @@ class Shared:
         weights = dict(self.weights)
         return {s.worker: weights[s.worker] * self.use.of(s) for s in layout if s.worker in weights}
 
+    def used(self, layout: Layout) -> float:
+        """What the stages take of the limit together."""
+        return sum(self.by_worker(layout).values())
+
     def is_kept(self, layout: Layout) -> bool:
         """Whether the stages stay within the limit together."""
-        return sum(self.by_worker(layout).values()) <= self.limit * (1 + SLACK)
+        return self.used(layout) <= self.limit * (1 + SLACK)
+
+    def weighted(self) -> Use:
+        """The use that counts: nothing on workers that are no members."""
+        factors = np.zeros(len(self.use.stage))
+        for worker, weight in self.weights:
+            factors[worker] = weight
+        use = self.use
+        return Use(use.layers * factors[:, None], use.stage * factors, use.embed * factors, use.project * factors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

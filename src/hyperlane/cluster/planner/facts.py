@@ -161,8 +161,8 @@ class Workload:
     """What is to be run, and what speeds are predicted for.
 
     `cost`: counted for `slots` × `context` (tokens a slot). `prompt_tokens`: of the prompt whose first token is timed;
-    `answer_tokens`: after it. `streams`: how many sequences are 'many'. `chunk_tokens`: most tokens of one frame.
-    `frames_in_flight`, `min_group_rows`: as the head's scheduler is told; None: two frames for each stage.
+    `answer_tokens`: after it. `streams`: how many sequences are 'many'. `chunk_tokens`, `frames_in_flight` and
+    `min_group_rows`: as the head's scheduler cuts prompts and fills frames; None: two frames for each stage.
     """
 
     model: ModelFacts
@@ -173,7 +173,7 @@ class Workload:
     prompt_tokens: int = 512
     answer_tokens: int = 128
     streams: int = 4
-    chunk_tokens: int = 512
+    chunk_tokens: int = 64
     frames_in_flight: int | None = None
     min_group_rows: int = 2
     precision: Precision = Precision.RAW

@@ -12,10 +12,10 @@ from functools import partial
 from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planner.frame_cost import decode_shape
 from hyperlane.cluster.planner.layout import Layout
-from hyperlane.cluster.planner.limited import Answer, LimitedSearch, Question
+from hyperlane.cluster.planner.limited import LimitedSearch, Question
 from hyperlane.cluster.planner.predict import Forecast
 from hyperlane.cluster.planner.problem import Problem
-from hyperlane.cluster.planner.ring_cost import Ground, RingCost
+from hyperlane.cluster.planner.ring_cost import Ground
 
 TIE = 0.01
 """Predictions that differ by less are equal: measurements are not better than that. The second objective decides."""
@@ -60,7 +60,7 @@ class _Search:
     def __init__(self, problem: Problem, ground: Ground, size: int | None, tie: float) -> None:
         self._problem, self._tie = problem, max(tie, SAME)
         self._predictor = problem.predictor
-        self._limited = LimitedSearch(ground, size)
+        self._limited = LimitedSearch(ground, size, tie)
 
     @property
     def proved(self) -> bool:
@@ -73,51 +73,49 @@ class _Search:
         best = self._limited.cheapest(Question(cost, (self._problem.memory,)))
         if best is None:
             return None
-        limit = one.of(best.layout) * (1 + self._tie)
+        limit = one.of(best) * (1 + self._tie)
         loads = self._problem.loads([chunk])
 
-        def within(seconds: float) -> Answer | None:
-            found = self._bounded(cost, loads, seconds)
-            return found if found is not None and one.of(found.layout) <= limit else None
+        def within(seconds: float) -> Layout | None:
+            even = self._problem.busy_at_most(loads, seconds, together=False)
+            budgets = (self._problem.memory, even)
+            found = self._limited.cheapest(Question(cost.without(loads.links > seconds), budgets, limit * (1 + SAME)))
+            return found if found is not None and one.of(found) <= limit else None
 
-        def busiest_s(layout: Layout) -> float:
-            return self._problem.busiest_s(loads, layout)
-
-        equals = [best.layout, *_ever_less(within, busiest_s, busiest_s(best.layout), 0.0)]
+        busiest_s = partial(self._problem.busiest_s, loads)
+        equals = [best, *_ever_less(within, busiest_s, busiest_s(best), 0.0)]
         return min(equals, key=lambda layout: (self._predictor.ttft_s(layout), len(layout)))
 
     def widest(self) -> Layout | None:
         """Least period over all numbers of groups in flight; then, among equals, the shortest round."""
-        start = self._limited.cheapest(Question(self._problem.ring(decode_shape(1)), (self._problem.memory,)))
-        if start is None:
+        one = self._problem.ring(decode_shape(1))
+        best = start = self._limited.cheapest(Question(one, (self._problem.memory,)))
+        if best is None or start is None:
             return None
-        best, splits = start.layout, self._predictor.splits(self._problem.workload.streams)
-        splits.sort(key=lambda sizes: self._predictor.period_s(start.layout, sizes))
+        splits = self._predictor.splits(self._problem.workload.streams)
+        splits.sort(key=lambda sizes: self._predictor.period_s(start, sizes))
         chosen = splits[0]
         for sizes in splits:
-            within = partial(self._within, sizes)
+            within = partial(self._within, sizes, is_any_enough=True)
             period_s = partial(self._predictor.period_s, groups=sizes)
-            for layout in _ever_less(within, period_s, self._predictor.period_s(best, chosen), start.value):
+            for layout in _ever_less(within, period_s, self._predictor.period_s(best, chosen), one.of(start)):
                 best, chosen = layout, sizes
-        equal = self._within(chosen, self._predictor.period_s(best, chosen) * (1 + self._tie))
-        return best if equal is None else equal.layout
+        limit = self._predictor.period_s(best, chosen) * (1 + self._tie)
+        return self._within(chosen, limit, is_any_enough=False) or best
 
-    def _within(self, sizes: tuple[int, ...], seconds: float) -> Answer | None:
-        """The shortest round of the largest group, if these groups' period is at most so long."""
+    def _within(self, sizes: tuple[int, ...], seconds: float, *, is_any_enough: bool) -> Layout | None:
+        """The layout with the shortest round of the largest group, if these groups' period is at most so long."""
         if self._predictor.head_s(sizes) > seconds:
             return None
+        ring = self._problem.ring(decode_shape(max(sizes)))
         loads = self._problem.loads([decode_shape(rows) for rows in sizes])
-        found = self._bounded(self._problem.ring(decode_shape(max(sizes))), loads, seconds)
-        return found if found is not None and found.value <= seconds else None
-
-    def _bounded(self, cost: RingCost, loads: RingCost, seconds: float) -> Answer | None:
-        """The cheapest layout in which no stage, no link and no machine is busy for longer."""
-        budgets = (self._problem.memory, self._problem.busy_at_most(loads, seconds))
-        return self._limited.cheapest(Question(cost.without(loads.links > seconds), budgets))
+        budgets = (self._problem.memory, self._problem.busy_at_most(loads, seconds, together=True))
+        enough = seconds if is_any_enough else 0.0
+        return self._limited.cheapest(Question(ring.without(loads.links > seconds), budgets, seconds, enough))
 
 
 def _ever_less(
-    within: Callable[[float], Answer | None], measure: Callable[[Layout], float], high: float, low: float
+    within: Callable[[float], Layout | None], measure: Callable[[Layout], float], high: float, low: float
 ) -> Iterator[Layout]:
     """Layouts of ever smaller measure below `high`, by bisection; no layout is below the last one's, nor below `low`.
 
@@ -127,8 +125,8 @@ def _ever_less(
     while True:
         found = within(high * LESS if is_last else (low + high) / 2)
         if found is not None:
-            high = measure(found.layout)
-            yield found.layout
+            high = measure(found)
+            yield found
         elif is_last:
             return
         else:

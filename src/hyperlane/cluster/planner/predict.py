@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hyperlane.cluster.planner.facts import ClusterFacts, Workload
 from hyperlane.cluster.planner.frame_cost import CostBook, Round, Shape, chunk_shape, decode_shape
-from hyperlane.cluster.planner.layout import Layout, Share
+from hyperlane.cluster.planner.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class Predictor:
     def splits(self, streams: int) -> list[tuple[int, ...]]:
         """The ways in which the head's scheduler can split so many decoding streams into groups."""
         most = max(1, streams // self.workload.min_group_rows)
+        most = min(most, self.workload.frames_in_flight or most)
         return sorted({group_sizes(streams, groups) for groups in range(1, most + 1)}, key=len)
 
     def period_s(self, layout: Layout, groups: Sequence[int]) -> float:

@@ -43,24 +43,20 @@ class Problem:
             use += self._use(cost)
         return RingCost(use, sum((cost.send for cost in costs[1:]), costs[0].send))
 
-    def busy_at_most(self, loads: RingCost, seconds: float) -> Budget:
-        """No stage, and no machine's cores together, may be busy for longer."""
+    def busy_at_most(self, loads: RingCost, seconds: float, *, together: bool) -> Budget:
+        """No stage may be busy for longer; nor, if `together`, a machine's cores with all its workers' threads."""
         caps = np.full(len(self.facts.workers), seconds)
         shared = [
             Shared(loads.stages, seconds * crowd.cores, tuple((worker, float(n)) for worker, n in crowd.weights))
             for crowd in self.predictor.crowds
+            if together
         ]
         return Budget(loads.stages, caps, shared)
 
     def busiest_s(self, loads: RingCost, layout: Layout) -> float:
-        """The longest time that a stage, a link or a machine's cores are busy."""
+        """The longest time that a stage or a link is busy."""
         links = max(float(loads.links[link]) for link in links_of(layout, len(loads.links) - 1))
-        budget = self.busy_at_most(loads, 0.0)
-        crowded = (
-            sum(shared.by_worker(layout).values()) / crowd.cores
-            for shared, crowd in zip(budget.shared, self.predictor.crowds, strict=True)
-        )
-        return max(links, loads.stages.most(layout), *crowded)
+        return max(links, loads.stages.most(layout))
 
     def _use(self, cost: FrameCost) -> Use:
         layers = cost.layer[:, None] * np.arange(self.layers + 1)

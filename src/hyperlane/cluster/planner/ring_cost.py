@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from hyperlane.cluster.planner.budget import Numbers, Use, Windows
+from hyperlane.cluster.planner.budget import Integers, Numbers, Shared, Use, Windows
 from hyperlane.cluster.planner.layout import Layout, links_of
 
 
@@ -29,6 +29,19 @@ class RingCost:
     def plus(self, other: Self, weight: float) -> Self:
         """This sum and `weight` times the other."""
         return type(self)(self.stages + other.stages.times(weight), self.links + weight * other.links)
+
+    def on(self, workers: Integers) -> Self:
+        """The same for some of the workers."""
+        ends = np.append(workers, len(self.links) - 1)
+        return type(self)(self.stages.on(workers), self.links[np.ix_(ends, ends)])
+
+    def priced(self, limit: Shared, price: float) -> Self:
+        """This sum and a price for what is used of a shared limit."""
+        return type(self)(self.stages + limit.weighted().times(price), self.links)
+
+    def only(self, limit: Shared) -> Self:
+        """What is used of a shared limit alone, over the same links."""
+        return type(self)(limit.weighted(), np.where(np.isfinite(self.links), 0.0, np.inf))
 
     def without(self, links: np.typing.NDArray[np.bool_]) -> Self:
         """The same with some links forbidden."""

@@ -17,9 +17,17 @@ from hyperlane.cluster.planner.frame_cost import Round
 Frame = TypeVar("Frame")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Passage(Generic[Frame]):
+    """A frame on its way."""
+
+    frame: Frame
+    cost: Round
+
+
 @dataclass(slots=True)
 class _Server(Generic[Frame]):
-    waiting: deque[Frame] = field(default_factory=deque)
+    waiting: deque[_Passage[Frame]] = field(default_factory=deque)
     is_busy: bool = False
 
 
@@ -34,34 +42,34 @@ def simulate(
         until_s: simulated seconds.
 
     """
-    events: list[tuple[float, int, int, Frame, bool]] = []
+    events: list[tuple[float, int, int, _Passage[Frame], bool]] = []
     order = itertools.count()
     servers: dict[int, _Server[Frame]] = {}
 
-    def arrive(now: float, place: int, frame: Frame) -> None:
-        if place == len(cost(frame).busy):
-            send(now, frame)
+    def arrive(now: float, place: int, passage: _Passage[Frame]) -> None:
+        if place == len(passage.cost.busy):
+            send(now, passage.frame)
             return
         server = servers.setdefault(place, _Server())
-        server.waiting.append(frame)
+        server.waiting.append(passage)
         start(now, place, server)
 
     def start(now: float, place: int, server: _Server[Frame]) -> None:
         if server.waiting and not server.is_busy:
-            frame = server.waiting.popleft()
+            passage = server.waiting.popleft()
             server.is_busy = True
-            heapq.heappush(events, (now + cost(frame).busy[place], next(order), place, frame, True))
+            heapq.heappush(events, (now + passage.cost.busy[place], next(order), place, passage, True))
 
     def send(now: float, back: Frame | None) -> None:
         for frame in frames(now, back):
-            arrive(now, 0, frame)
+            arrive(now, 0, _Passage(frame, cost(frame)))
 
     send(0.0, None)
     while events and events[0][0] <= until_s:
-        now, _, place, frame, is_done = heapq.heappop(events)
+        now, _, place, passage, is_done = heapq.heappop(events)
         if not is_done:
-            arrive(now, place, frame)
+            arrive(now, place, passage)
             continue
-        heapq.heappush(events, (now + cost(frame).delays[place], next(order), place + 1, frame, False))
+        heapq.heappush(events, (now + passage.cost.delays[place], next(order), place + 1, passage, False))
         servers[place].is_busy = False
         start(now, place, servers[place])

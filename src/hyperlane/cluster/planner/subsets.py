@@ -6,35 +6,41 @@ layers as a further dimension: what comes after depends on nothing else. `docs/p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hyperlane.cluster.planner.budget import Integers, Numbers, Windows
-from hyperlane.cluster.planner.layout import Layout, layout_of
+from hyperlane.cluster.planner.layout import Layout, Share, layout_of
 from hyperlane.cluster.planner.ring_cost import RingCost
 from hyperlane.cluster.planner.step import WindowMinimum
 
 
 @dataclass(frozen=True, slots=True)
 class AllLayouts:
-    """The `Ground` of every layout on `workers` workers. Memory: 8 · 2ⁿ · n · (L + 1) bytes."""
+    """The `Ground` of every layout on some of these n workers. Memory: 8 · 2ⁿ · n · (L + 1) bytes."""
 
-    workers: int
+    workers: Sequence[int]
 
     def cheapest(self, cost: RingCost, windows: Windows, size: int | None = None) -> tuple[float, Layout] | None:
         """As `Ground.cheapest`."""
-        search = _Search(self.workers, cost, windows)
-        sizes = range(1, min(self.workers, cost.stages.count) + 1)
+        mine = np.array(self.workers)
+        search = _Search(cost.on(mine), windows.on(mine))
+        sizes = range(1, min(len(mine), cost.stages.count) + 1)
+        if size is not None and size not in sizes:
+            return None
         search.run(size or sizes[-1])
-        return search.best([size] if size else list(sizes))
+        found = search.best([size] if size else list(sizes))
+        return found and (found[0], tuple(Share(self.workers[share.worker], share.layers) for share in found[1]))
 
 
 class _Search:
     """One run. `table[set, last, l]`: least cost of a begun ring; `ends[set, last]`: of a closed one."""
 
-    def __init__(self, workers: int, cost: RingCost, windows: Windows) -> None:
-        self._n, self._count = workers, cost.stages.count
+    def __init__(self, cost: RingCost, windows: Windows) -> None:
+        self._n = workers = len(windows.alone)
+        self._count = cost.stages.count
         self._cost, self._windows = cost, windows
         self._table: Numbers = np.full((1 << workers, workers, self._count + 1), np.inf)
         self._ends: Numbers = np.full((1 << workers, workers), np.inf)
