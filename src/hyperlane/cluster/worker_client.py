@@ -72,7 +72,7 @@ class WorkerClient:
             WorkerUnreachable: nothing answered at all.
 
         """
-        began = False
+        began, loaded = False, None
         call = self._stub.Load(messages.load_to(order), timeout=timeout_s)
         try:
             with rpc.mapped(self.address, self.name, timeout_s):
