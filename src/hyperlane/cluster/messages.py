@@ -5,7 +5,7 @@ Every reader raises ProtocolError for a message that no peer of our version send
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from hyperlane.core import (
     HeadId,
     LayerRange,
     ModelFacts,
+    NodeId,
     Precision,
     RopeFacts,
     StageSpec,
@@ -25,13 +26,15 @@ from hyperlane.core import (
 )
 from hyperlane.errors import ProtocolError, VersionMismatch
 from hyperlane.models.weights import TensorInfo
-from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey, WeightSources
+from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.stage import StageHealth, StageState
 
 CONTROL_PROTOCOL = 1
 """Raised whenever a message changes its meaning. Data links carry a number of their own."""
 
 HEAD_ID_BYTES = 16
+NODE_ID_BYTES = 16
+SERIAL_BYTES = 20
 
 T = TypeVar("T")
 
@@ -108,6 +111,25 @@ def address_from(message: pb.Address) -> Address:
     if not message.host or not 0 < message.port < 1 << 16:
         raise ProtocolError(f"'{message.host}:{message.port}' is no address")
     return Address(message.host, message.port)
+
+
+def node_from(data: bytes) -> NodeId | None:
+    """A node's id as it came; None when none was named."""
+    if len(data) not in (0, NODE_ID_BYTES):
+        raise ProtocolError(f"a node's id has {NODE_ID_BYTES} bytes, not {len(data)}")
+    return NodeId(data) if data else None
+
+
+def revoked_to(serials: Iterable[int]) -> pb.Revocations:
+    """For a request."""
+    return pb.Revocations(serials=[serial.to_bytes((serial.bit_length() + 7) // 8, "big") for serial in serials])
+
+
+def revoked_from(message: pb.Revocations) -> frozenset[int]:
+    """As it came."""
+    if any(len(serial) > SERIAL_BYTES for serial in message.serials):
+        raise ProtocolError(f"a certificate's serial number has at most {SERIAL_BYTES} bytes")
+    return frozenset(int.from_bytes(serial, "big") for serial in message.serials)
 
 
 def element_to(element: ElementType) -> int:
@@ -212,6 +234,9 @@ def describe_to(worker: WorkerFacts, *, holds_model: bool) -> pb.DescribeRespons
         element=_ELEMENTS[worker.element],
         runtime_version=worker.runtime_version,
         holds_model=holds_model,
+        node=bytes.fromhex(worker.node),
+        machine=worker.machine,
+        cluster=worker.cluster,
     )
 
 
@@ -231,11 +256,14 @@ def describe_from(message: pb.DescribeResponse, control: Address) -> WorkerFacts
         protocol=message.version.protocol,
         runtime_version=message.runtime_version,
         memory_pool=message.memory_pool,
+        node=message.node.hex(),
+        machine=message.machine,
+        cluster=message.cluster,
     )
 
 
-def load_to(order: LoadOrder) -> pb.LoadRequest:
-    """For a request."""
+def load_to(order: LoadOrder, revoked: Iterable[int] = ()) -> pb.LoadRequest:
+    """For a request. `revoked`: serial numbers of certificates that were taken back."""
     server = address_to(order.weights.server) if order.weights.server else None
     return pb.LoadRequest(
         version=own_version(),
@@ -246,16 +274,19 @@ def load_to(order: LoadOrder) -> pb.LoadRequest:
         weight_bytes=order.weight_bytes,
         kv_bytes=order.kv_bytes,
         workspace_bytes=order.workspace_bytes,
+        node_before=(order.peers.before if order.peers else None) or b"",
+        revoked=revoked_to(revoked),
     )
 
 
-def load_from(message: pb.LoadRequest) -> LoadOrder:
-    """As it came."""
+def load_from(message: pb.LoadRequest, head: NodeId | None = None) -> LoadOrder:
+    """As it came. `head`: the node that the caller's certificate names; None on a plain connection."""
     weights = message.weights
     server = address_from(weights.tensor_server) if weights.HasField("tensor_server") else None
     sources = WeightSources(weights.path_hint, server, weights.tensor_token)
     spec = spec_from(message.spec)
-    return LoadOrder(spec, sources, message.weight_bytes, message.kv_bytes, message.workspace_bytes)
+    peers = LinkPeers(head, node_from(message.node_before)) if head is not None else None
+    return LoadOrder(spec, sources, message.weight_bytes, message.kv_bytes, message.workspace_bytes, peers)
 
 
 def progress_to(progress: LoadProgress) -> pb.LoadResponse:

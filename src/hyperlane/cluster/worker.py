@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hyperlane import __version__
 from hyperlane.cluster.announce import Announcement, when_parent_ends
@@ -51,6 +51,15 @@ class DeviceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """Who this worker says it is, as `WorkerFacts` has it."""
+
+    node: str = ""
+    machine: str = ""
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """All that a worker process is made of."""
 
@@ -62,6 +71,7 @@ class WorkerSetup:
     load_engine: LoadEngine
     holds_model: Callable[[str, str], bool]
     lease_s: float = LEASE_S
+    identity: WorkerIdentity = field(default_factory=WorkerIdentity)
 
 
 async def serve(setup: WorkerSetup) -> None:
@@ -163,6 +173,9 @@ class _Worker:
             protocol=CONTROL_PROTOCOL,
             runtime_version=device.runtime_version,
             memory_pool="" if self._setup.memory_limit else device.memory_pool,
+            node=self._setup.identity.node,
+            machine=self._setup.identity.machine,
+            cluster=self._setup.identity.cluster,
         )
 
 
