@@ -30,9 +30,9 @@ MAX_MARKED = 1 << 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """Where c lies: from `first` in the buffer seen as float32, those of the flattened [rows, blocks] in `order`."""
+    """Where c lies: at indices `at` of the buffer seen as float32, those of the flattened [rows, blocks] in `order`."""
 
-    first: int
+    at: npt.NDArray[np.intp]
     order: npt.NDArray[np.intp]
 
 
@@ -55,11 +55,10 @@ class Folder:
         places = self.places(matrix.rows, matrix.columns, matrix.bits, matrix.block)
         if places is None or matrix.offsets is None or matrix.zeros is None:
             return False
-        kept = _floats(packed)[places.first : places.first + len(places.order)]
-        zeros = zero_points(matrix)
-        if not np.array_equal(kept, (-matrix.scales * zeros).reshape(-1)[places.order]):
+        values, zeros = _floats(packed), zero_points(matrix)
+        if not np.array_equal(values[places.at], (-matrix.scales * zeros).reshape(-1)[places.order]):
             return False
-        kept[:] = (matrix.offsets - matrix.scales * zeros).reshape(-1)[places.order]
+        values[places.at] = (matrix.offsets - matrix.scales * zeros).reshape(-1)[places.order]
         return True
 
     def _find(self, rows: int, columns: int, bits: int, block: int) -> Places | None:
@@ -71,12 +70,12 @@ class Folder:
             return None
         values = _floats(packed)
         found = np.flatnonzero(values <= -1)
-        if len(found) != count or found[-1] - found[0] + 1 != count:
+        if len(found) != count:
             return None
         order = (-values[found]).astype(np.intp) - 1
         if not np.array_equal(np.sort(order), np.arange(count)):
             return None
-        return Places(int(found[0]), order)
+        return Places(found, order)
 
 
 def marked_matrix(rows: int, columns: int, bits: int, block: int) -> QuantMatrix:

@@ -22,7 +22,7 @@ from hyperlane.stage.initialisers import given, mapped
 from hyperlane.stage.options import Arithmetic, BlockOffsets, EngineOptions, KvElement
 from hyperlane.stage.orders import LoadProgress
 from hyperlane.stage.providers import check_runtime
-from hyperlane.stage.ready import NotFoldable, UnitPacker, read_forms, weights_of
+from hyperlane.stage.ready import UnitPacker, read_forms, weights_of
 from hyperlane.stage.weights import Array, UnitWeights, read_embedding, read_unit
 from hyperlane.store.ready_file import ReadyUnit
 from hyperlane.store.ready_store import Contents, ReadyStore, unit_key
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 CONVERTING = "converting"
 STARTING = "starting"
 """Phases of a load; the unit of CONVERTING is a layer, the embedding or the projection."""
+
+CHECKED = 2
+"""Units at the beginning of a stage whose packed weights are checked; a runtime uses all of them or none."""
 
 ReportProgress = Callable[[LoadProgress], None]
 
@@ -44,7 +47,10 @@ def load_engine(
     store: ReadyStore | None = None,
     options: EngineOptions | None = None,
     *,
-    progress: ReportProgress = lambda report: None,
+    progress: CHECKED = 2
+"""Units at the beginning of a stage whose packed weights are checked; a runtime uses all of them or none."""
+
+ReportProgress = lambda report: None,
 ) -> Engine:
     """Build the engine of a stage.
 
@@ -86,11 +92,12 @@ def _load_ready(
     """Through the store: every unit is mapped, after it was packed if it was not there."""
     from hyperlane.stage import onnx_engine  # only now: importing it takes a runtime, and half a second
 
-    try:
-        ready = _ready_units(spec, source, store, options, progress)
-    except NotFoldable as error:
-        log.warning("offsets cannot be folded into %s as this engine packs it: they become columns", error)
-        return _load_ready(spec, source, store, replace(options, offsets=BlockOffsets.COLUMNS), progress)
+    packer = UnitPacker(onnx_engine.OnnxPacker(store.root), _accuracy(options))
+    ready = _ready_units(spec, source, store, packer, options, progress)
+    if not all(packer.check(unit) for unit in (*ready[:CHECKED], ready[-1])):
+        log.warning("%s does not use the weights as they were packed; offsets become columns", onnx_engine.RUNTIME)
+        options = replace(options, offsets=BlockOffsets.COLUMNS)
+        ready = _ready_units(spec, source, store, packer, options, progress)
     progress(LoadProgress(STARTING))
     forms = {path: parts for unit in ready for path, parts in read_forms(unit).items()}
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
@@ -99,11 +106,15 @@ def _load_ready(
 
 
 def _ready_units(
-    spec: StageSpec, source: TensorSource, store: ReadyStore, options: EngineOptions, progress: ReportProgress
+    spec: StageSpec,
+    source: TensorSource,
+    store: ReadyStore,
+    packer: UnitPacker,
+    options: EngineOptions,
+    progress: ReportProgress,
 ) -> list[ReadyUnit]:
     from hyperlane.stage import onnx_engine
 
-    packer = UnitPacker(onnx_engine.OnnxPacker(store.root), _accuracy(options))
     ready = []
     wanted = units(spec)
     for done, layout in enumerate(wanted):
@@ -121,8 +132,6 @@ def _ready_units(
         )
         make = partial(_make_unit, packer, source, layout, options)
         ready.append(store.get_or_make(key, make))
-    if not all(packer.check(unit) for unit in ready[:2]):
-        raise NotFoldable("this stage")
     return ready
 
 

@@ -1,4 +1,4 @@
-"""A stage's weights in the form that the engine maps as it is: each unit packed once, and checked at every start.
+"""A stage's weights in the form that the engine maps as it is: each unit packed once, checked at a start.
 
 Knows what a unit is made of and what may be folded. How weights are packed it asks an engine.
 """
@@ -31,7 +31,7 @@ from hyperlane.models.quant_layout import unpack_nibbles
 from hyperlane.models.weights import QuantMatrix
 from hyperlane.stage.folding import Folder, marked_matrix, zero_points
 from hyperlane.stage.initialisers import given, mapped
-from hyperlane.stage.weights import EMBEDDING, Array, Arrays, UnitWeights
+from hyperlane.stage.weights import EMBEDDING, Array, Arrays, UnitWeights, as_columns
 from hyperlane.store.ready_file import NewTensor, ReadyTensor, ReadyUnit
 
 CHECK = "check"
@@ -62,10 +62,6 @@ class Packer(Protocol):
         ...
 
 
-class NotFoldable(Exception):
-    """The engine packs weights in a way that their offsets cannot be folded into."""
-
-
 class UnitPacker:
     """Makes ready units of one arithmetic."""
 
@@ -84,23 +80,26 @@ class UnitPacker:
         return digest.hexdigest()
 
     def make(self, weights: UnitWeights) -> tuple[list[NewTensor], str]:
-        """A unit's contents for the store.
-
-        Raises:
-            NotFoldable: offsets were to be folded, but cannot be.
-
-        """
+        """A unit's contents for the store. What cannot be folded becomes columns, matrix by matrix."""
+        weights = as_columns(weights, [path for path, matrix in weights.to_fold.items() if not self._can_fold(matrix)])
         forms = {path: parts for path, parts in weights.forms.items() if path != EMBEDDING}
         packed = self._pack(forms, weights.arrays) if forms else {}
-        for path, matrix in weights.to_fold.items():
-            made = packed.get(packed_name(path))
-            if made is None or len(made.buffers) != 1 or not self._folder.fold(matrix, made.buffers[0]):
-                raise NotFoldable(path)
+        failed = [
+            path for path in weights.to_fold if not self._fold(weights.to_fold[path], packed.get(packed_name(path)))
+        ]
+        if failed:
+            return self.make(as_columns(weights, failed))
         tensors = [_new_tensor(name, array, packed.get(name)) for name, array in weights.arrays.items()]
         if weights.to_fold:
             path, matrix = next(iter(weights.to_fold.items()))
             tensors.append(NewTensor(f"{CHECK}/{path}", row_sums(matrix)))
         return tensors, forms_text(weights.forms)
+
+    def _can_fold(self, matrix: QuantMatrix) -> bool:
+        return self._folder.places(matrix.rows, matrix.columns, matrix.bits, matrix.block) is not None
+
+    def _fold(self, matrix: QuantMatrix, packed: Packed | None) -> bool:
+        return packed is not None and len(packed.buffers) == 1 and self._folder.fold(matrix, packed.buffers[0])
 
     def _pack(self, forms: Forms, arrays: Arrays) -> Mapping[str, Packed]:
         used = {name: arrays[name] for path, form in part_forms(forms) for name in weight_names(path, form)}

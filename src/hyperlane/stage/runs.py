@@ -29,11 +29,12 @@ MAX_PADDING = 2
 def run_tokens(facts: ModelFacts) -> int:
     """Where rows of several tokens are cut: at multiples of this.
 
-    ONNX Runtime's attention takes KV entries in blocks that begin at multiples of at least 128 positions, the last
-    one shorter. With wide heads its scores are rounded otherwise where the block is at most 64 long: cut at 64, the
-    first half of a block is always computed so, and the other never.
+    ONNX Runtime's attention takes queries in blocks of at most twice the head's values, and a block of one query is
+    other arithmetic: so no run is longer than a block. It takes KV entries in blocks that begin at multiples of at
+    least 128 positions, the last one shorter. With wide heads its scores are rounded otherwise where the block is at
+    most 64 long: cut at 64, the first half of a block is always computed so, and the other never.
     """
-    return RUN_TOKENS if facts.head_dim <= WIDE_HEAD else RUN_TOKENS // 2
+    return min(RUN_TOKENS, 2 * facts.head_dim) if facts.head_dim <= WIDE_HEAD else RUN_TOKENS // 2
 
 
 @dataclass(frozen=True, slots=True)

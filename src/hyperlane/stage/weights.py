@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
@@ -138,6 +138,16 @@ def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOf
     if matrix.zeros is not None:
         arrays[zeros_name(path)] = matrix.zeros
     return MatrixForm(matrix.rows, columns, matrix.bits, matrix.block, matrix.zeros is not None, kind)
+
+
+def as_columns(weights: UnitWeights, paths: Sequence[str]) -> UnitWeights:
+    """The unit with these of the matrices that were to be folded holding their offsets as columns."""
+    arrays, forms, to_fold = dict(weights.arrays), dict(weights.forms), dict(weights.to_fold)
+    for path in paths:
+        form = _store(arrays, path, to_fold.pop(path), BlockOffsets.COLUMNS)
+        for whole, parts in forms.items():
+            forms[whole] = tuple(form if part_path(whole, i) == path else part for i, part in enumerate(parts))
+    return UnitWeights(arrays, forms, to_fold)
 
 
 def has_offsets(matrix: Matrix) -> TypeGuard[QuantMatrix]:
