@@ -181,8 +181,8 @@ class WorkerFacts:
     """What a worker says of itself (Describe). Memory in bytes, measured at the time of asking.
 
     `memory_pool`: workers that name the same pool take their memory from one another (one machine's RAM, one GPU's
-    memory); empty: a pool of its own. `node` (its id), `machine` (a hash) and `cluster` (the beginning of its id) are in
-    hex: who it says it is; empty when it does not.
+    memory); empty: a pool of its own. `node` (its id), `machine` (a hash) and `cluster` (the beginning of its id) are
+    in hex: who it says it is; empty when it does not.
     """
 
     name: str

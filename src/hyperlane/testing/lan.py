@@ -159,9 +159,10 @@ class Host:
 
     def add_virtual(self, name: str, address: str) -> None:
         """An interface that leads nowhere, as docker0 does. `address` with its prefix: `172.17.0.1/16`."""
-        self.lan.ip(self.namespace, f"link add {name} type veth peer name {name}-in")
+        inside = f"{self.port}-{name}"[:15]
+        self.lan.ip(self.namespace, f"link add {name} type veth peer name {inside} netns {self.lan.switch}")
+        self.lan.ip(self.lan.switch, f"link set {inside} up")
         self.lan.ip(self.namespace, f"addr add {address} dev {name}")
-        self.lan.ip(self.namespace, f"link set {name}-in up")
         self.lan.ip(self.namespace, f"link set {name} up")
 
     def add_cable(self, other: Host, mine: str, theirs: str, subnet: str = "10.99.0", rate: str | None = None) -> None:
