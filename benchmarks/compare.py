@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llamacpp
-from hyperlane.models.resolve import resolve
-from hyperlane.node import start_serving
-from pipeline import EIGHT_STREAMS, LONG_PROMPT, ONE_STREAM, Setup, hop_us
+from pipeline import Setup
 
 from hyperlane.bench.machine import describe_machine
+from hyperlane.bench.pipeline import workloads
 from hyperlane.bench.workload import run_workload
 from hyperlane.config import Paths
+from hyperlane.models.resolve import resolve
+from hyperlane.node import start_serving
 
 MICRO_BATCHES = (64, 512)
+WORK = workloads()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +57,28 @@ def compare(model: Path, rounds: int) -> tuple[list[Comparison], float]:
         with llamacpp.rpc_servers(2, 1) as rpc:
             sides: dict[str, tuple[Callable[[int], float], Callable[[], float]]] = {
                 "prefill of 512": (
-                    lambda seed: run_workload(serving.service, LONG_PROMPT, seed).prefill_rate,
+                    lambda seed: run_workload(serving.service, WORK.long_prompt, seed).prefill_rate,
                     lambda: max(
                         llamacpp.bench(model, rpc=rpc, micro_batch=size, decode=0).prefill for size in (64, 512)
                     ),
                 ),
                 "decode, 8 streams": (
-                    lambda seed: run_workload(serving.service, EIGHT_STREAMS, seed).decode_rate,
+                    lambda seed: run_workload(serving.service, WORK.many_streams, seed).decode_rate,
                     lambda: llamacpp.batched_decode(model, 8, rpc=rpc),
                 ),
                 "decode, 1 stream": (
-                    lambda seed: run_workload(serving.service, ONE_STREAM, seed).decode_rate,
+                    lambda seed: run_workload(serving.service, WORK.one_stream, seed).decode_rate,
                     lambda: llamacpp.bench(model, rpc=rpc).decode,
                 ),
             }
-            run_workload(serving.service, ONE_STREAM)
+            run_workload(serving.service, WORK.one_stream)
             samples: dict[str, list[tuple[float, float]]] = {what: [] for what in sides}
             for seed in range(rounds):
                 for what, (ours, theirs) in sides.items():
                     samples[what].append((ours(seed), theirs()))
-        return [Comparison(what, *zip(*pairs, strict=True)) for what, pairs in samples.items()], hop_us(serving)
+        return [
+            Comparison(what, *zip(*pairs, strict=True)) for what, pairs in samples.items()
+        ], serving.service.status().hop_us
     finally:
         serving.close()
 

@@ -12,22 +12,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-from hyperlane.node import Serving, start_serving
-
-from hyperlane.bench.machine import describe_machine, private_bytes
-from hyperlane.bench.workload import Workload, run_workload
+from hyperlane.bench.machine import describe_machine
+from hyperlane.bench.pipeline import Figures, measure, workloads
 from hyperlane.config import Paths, ServeConfig
-
-LONG_PROMPT = Workload(prompt_tokens=512, new_tokens=1)
-ONE_STREAM = Workload(prompt_tokens=16, new_tokens=129)
-EIGHT_STREAMS = Workload(prompt_tokens=16, new_tokens=129, streams=8)
+from hyperlane.node import start_serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +37,11 @@ class Setup:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Medians. Rates in tokens per second."""
-
-    setup: Setup
-    prefill: float
-    decode: float
-    decode_of_8: float
-    hop_us: float
-    worker_private_mib: tuple[float, ...]
-
-
-def hop_us(serving: Serving) -> float:
-    """Microseconds of a hop in the last steps: (time round the ring − engine time of all stages) / links."""
-    status = serving.service.status()
-    return (status.ring_us - sum(stage.computed_us for stage in status.stages)) / (len(status.stages) + 1)
-
-
-def workers_of_this_process() -> list[psutil.Process]:
-    """The local worker processes, in order of start."""
-    return sorted(psutil.Process().children(), key=lambda process: float(process.create_time()))
-
-
-def measure(model: str, setup: Setup, repetitions: int) -> Figures:
-    """Start the pipeline, warm it up, and take medians."""
+def measure_setup(model: str, setup: Setup, repetitions: int) -> Figures:
+    """Start the pipeline and measure it."""
     serving = start_serving(setup.config(model))
     try:
-        run_workload(serving.service, ONE_STREAM)
-        prefill = [run_workload(serving.service, LONG_PROMPT, seed).prefill_rate for seed in range(repetitions)]
-        eight = [run_workload(serving.service, EIGHT_STREAMS, seed).decode_rate for seed in range(repetitions)]
-        one = [run_workload(serving.service, ONE_STREAM, seed).decode_rate for seed in range(repetitions)]
-        return Figures(
-            setup=setup,
-            prefill=statistics.median(prefill),
-            decode=statistics.median(one),
-            decode_of_8=statistics.median(eight),
-            hop_us=hop_us(serving),
-            worker_private_mib=tuple(private_bytes(worker.pid) / 2**20 for worker in workers_of_this_process()),
-        )
+        return measure(serving.service, workloads(), repetitions)
     finally:
         serving.close()
 
@@ -111,15 +70,17 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = describe_machine()
     print(f"{arguments.model} on {machine}; medians of {arguments.repetitions}\n")
-    print("| stages | threads | prefill 512 | decode, 1 stream | decode, 8 streams | hop µs | worker private MiB |")
+    print(
+        "| stages | threads | prefill | decode, 1 stream | decode, 8 streams | hop µs | private MiB (head, workers) |"
+    )
     print("|---|---|---|---|---|---|---|")
     rows = []
     for setup in (Setup(1, 1), Setup(1, 2), Setup(2, 1), Setup(2, 2)):
-        row = measure(arguments.model, setup, arguments.repetitions)
-        rows.append(row)
-        memory = " + ".join(f"{mib:.0f}" for mib in row.worker_private_mib)
+        row = measure_setup(arguments.model, setup, arguments.repetitions)
+        rows.append({**dataclasses.asdict(setup), **dataclasses.asdict(row)})
+        memory = " + ".join(f"{mib:.0f}" for mib in row.private_mib)
         print(
-            f"| {setup.stages} | {setup.threads} | {row.prefill:.0f} | {row.decode:.1f} | {row.decode_of_8:.0f} "
+            f"| {setup.stages} | {setup.threads} | {row.prefill:.0f} | {row.decode:.1f} | {row.decode_of_many:.0f} "
             f"| {row.hop_us:.0f} | {memory} |",
             flush=True,
         )
@@ -128,7 +89,7 @@ def main() -> None:
     if arguments.json:
         result = {
             "machine": dataclasses.asdict(machine),
-            "rows": [dataclasses.asdict(row) for row in rows],
+            "rows": rows,
             "load_s": {"first": first, "second": second},
         }
         arguments.json.write_text(json.dumps(result, indent=2))

@@ -104,6 +104,9 @@ class ServeConfig:
         values.whole(1, 1024),
         "compute threads of each local worker; unset: this machine's cores divided among them",
     )
+    chat_template: Path | None = _setting(
+        None, values.path, "file with a Jinja chat template to use; unset: the one in the model's file"
+    )
     device: str = _setting("auto", values.device, "device of the local workers")
     memory: int | None = _setting(
         None, values.size, "bytes that each local worker may use; unset: what is free, divided among them"

@@ -30,7 +30,7 @@ from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.service import HeadService
 from hyperlane.models import catalogue
-from hyperlane.models.chat_template import chat_template
+from hyperlane.models.chat_template import ChatTemplate, chat_template
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
@@ -94,6 +94,7 @@ def start_serving(
     with ExitStack() as parts:
         cluster = _Cluster(config, report, parts, worker_command)
         tokenizer = Tokenizer.from_metadata(cluster.file)
+        template = _chat_template(tokenizer, config.chat_template)
         options = HeadOptions(
             max_step_tokens=config.step_tokens,
             prompt_chunk=config.prompt_chunk,
@@ -101,7 +102,7 @@ def start_serving(
             frames_in_flight=config.frames_in_flight,
         )
         head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
-        service = HeadService(head, tokenizer, chat_template(tokenizer))
+        service = HeadService(head, tokenizer, template)
         controller = cluster.controller()
         parts.callback(service.close)
         pipeline = cluster.loop.run(
@@ -110,6 +111,18 @@ def start_serving(
         report(Progress("head", "sending a token through every stage"))
         service.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
         return Serving(service, pipeline.plan, parts.pop_all())
+
+
+def _chat_template(tokenizer: Tokenizer, file: Path | None) -> ChatTemplate | None:
+    if file is None:
+        return chat_template(tokenizer)
+    try:
+        template = chat_template(tokenizer, file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the chat template {file} cannot be read: {error}") from error
+    if template is not None:
+        template.check()
+    return template
 
 
 def make_plan(config: ServeConfig, report: Report = silent) -> Plan:

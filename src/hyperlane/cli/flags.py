@@ -45,6 +45,7 @@ class ServeFlags:
     slots: Annotated[int | None, _option(ServeConfig, "slots", metavar="N", rich_help_panel=_CLUSTER)] = None
     context: Annotated[int | None, _option(ServeConfig, "context", metavar="N", rich_help_panel=_CLUSTER)] = None
     threads: Annotated[int | None, _option(ServeConfig, "threads", metavar="N", rich_help_panel=_CLUSTER)] = None
+    chat_template: Annotated[Path | None, _option(ServeConfig, "chat_template", metavar="FILE")] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
 

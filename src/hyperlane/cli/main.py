@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import chat, models, plan, run, serve, status, worker
+from hyperlane.cli import bench, chat, models, plan, run, serve, status, worker
 from hyperlane.cli.command import end_on_terminate
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ for _name, _command in {
     "status": status.status,
     "pull": models.pull,
     "models": models.models,
+    "bench": bench.bench,
 }.items():
     app.command(_name)(_command)
 
