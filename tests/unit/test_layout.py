@@ -41,6 +41,8 @@ HOMES = {
     "tokenizers": {"models"},
     "jinja2": {"models"},
     "huggingface_hub": {"models"},
+    "ifaddr": {"cluster"},
+    "zeroconf": {"cluster"},
     "platformdirs": {"config"},
     "tomllib": {"config"},
 }
