@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -294,6 +295,33 @@ def test_a_head_that_is_killed_loses_its_workers_to_the_next_one(tiny_model, toy
 def other_paths() -> config.Paths:
     """The directories of somebody else, with an identity of their own."""
     return config.Paths.under(Path(os.environ["HYPERLANE_HOME"]) / "another-user")
+
+
+INTERRUPTED = """
+import sys
+from hyperlane import config
+from hyperlane.node import start_serving
+settings = config.load(config.ServeConfig, model=sys.argv[1], local_workers=2, threads=1)
+start_serving(settings, lambda progress: print(progress.phase, flush=True), worker_command=tuple(sys.argv[3:]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+@pytest.mark.parametrize("phase", ["starting local workers", "starting", "hanging"])
+def test_ctrl_c_while_a_model_comes_up_leaves_no_process(tiny_model, phase):
+    command = [sys.executable, "-c", INTERRUPTED, tiny_model, phase, *TOY]
+    environ = {**os.environ, "HYPERLANE_TEST_LOAD": "hang"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environ, start_new_session=True, **pipes) as head:
+        while head.stdout.readline().strip() != phase:
+            assert head.poll() is None
+        workers = psutil.Process(head.pid).children(recursive=True)
+        assert workers
+        os.killpg(head.pid, signal.SIGINT)
+        _, errors = head.communicate(timeout=WITHIN_S)
+    assert "KeyboardInterrupt" in errors
+    _, alive = psutil.wait_procs(workers, timeout=1)
+    assert not alive
 
 
 # --- hostile peers -------------------------------------------------------------------------------------------

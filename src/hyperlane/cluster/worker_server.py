@@ -9,13 +9,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from hyperlane.cluster import messages, rpc
+from hyperlane.cluster.cost import kv_bytes
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import add_WorkerServicer_to_server
 from hyperlane.core import Address, WorkerFacts
@@ -62,7 +63,7 @@ class WorkerService:
         """Progress, then ready. The engine is built in a thread; when the call ends early the load is given up."""
         async with rpc.refusals(context):
             messages.check_version(request.version, "the head")
-            order = messages.load_from(request)
+            order = _counted(messages.load_from(request))
             # When the call ends while a message is being sent, grpc drops this generator without closing it.
             context.add_done_callback(lambda _context: self._host.cancel(order.key, "the head's call ended"))
             async for response in self._load(order):
@@ -122,6 +123,13 @@ class WorkerService:
     async def Health(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
         async with rpc.refusals(context):
             return messages.health_to(self._host.renew(messages.head_from(request.head)))
+
+
+def _counted(order: LoadOrder) -> LoadOrder:
+    """The order with a KV arena no smaller than its spec makes it, whatever the head counted."""
+    spec = order.spec
+    arena = len(spec.layers) * kv_bytes(spec.model, spec.slots, spec.context)
+    return replace(order, kv_bytes=max(order.kv_bytes, arena))
 
 
 class WorkerServer:

@@ -38,6 +38,7 @@ HEAD, OTHER = HeadId(b"h" * 16), HeadId(b"o" * 16)
 SPEC = toy_specs(toy_plan(toy_facts(), stages=2))[0]
 FACTS = toy_plan(toy_facts()).stages[0].worker
 LOOPBACK = Address("127.0.0.1", 0)
+MEMORY = 1 << 30
 
 
 def order(head: HeadId = HEAD, needed: int = 100) -> LoadOrder:
@@ -56,7 +57,7 @@ def nobody(address, hello):
 
 @asynccontextmanager
 async def worker(load=toy_engine):
-    host = StageHost("worker-a", load, nobody, free_memory=lambda: 1000, memory_limit=1000)
+    host = StageHost("worker-a", load, nobody, free_memory=lambda: MEMORY, memory_limit=MEMORY)
     server = WorkerServer(host, WorkerFace(lambda: FACTS, lambda fingerprint, path: path == "/there"))
     address = await server.start(LOOPBACK)
     client = WorkerClient(address)
@@ -134,6 +135,37 @@ async def test_a_second_head_is_told_that_the_worker_is_busy():
         await client.load(order(OTHER), lambda progress: None, timeout_s=10)
 
 
+async def test_a_head_that_counts_too_little_does_not_get_more_than_there_is():
+    def never(order, progress):
+        raise AssertionError("it was admitted")
+
+    async with worker(never) as (client, _):
+        greedy = replace(SPEC, slots=1 << 20, context=1 << 20, epoch=Epoch(HEAD, 1))
+        with pytest.raises(DoesNotFit, match="KV arena"):
+            await client.load(LoadOrder(greedy, WeightSources(), 0, 0, 0), lambda progress: None, timeout_s=10)
+
+
+async def test_a_message_beyond_the_limit_is_refused_and_the_worker_goes_on():
+    async with worker() as (client, _):
+        with pytest.raises(ClusterError, match="larger than max"):
+            await client.describe("f" * 64, "x" * (rpc.MAX_MESSAGE_BYTES + 1))
+        assert (await client.describe()).facts.name == FACTS.name
+
+
+async def test_noise_on_the_control_port_disturbs_nobody():
+    async with worker() as (client, _):
+        for noise in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            bytes(range(256)) * 8,
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(99),
+        ):
+            _, writer = await asyncio.open_connection(client.address.host, client.address.port)
+            writer.write(noise)
+            await writer.drain()
+            writer.close()
+        assert (await client.describe()).facts.name == FACTS.name
+
+
 async def test_cancelling_a_load_gives_it_up_and_leaves_nothing():
     reached, go_on = threading.Event(), threading.Event()
 
@@ -154,7 +186,7 @@ async def test_cancelling_a_load_gives_it_up_and_leaves_nothing():
         go_on.set()
         while host._loading:
             await asyncio.sleep(0.01)
-        assert host.memory_free() == 1000
+        assert host.memory_free() == MEMORY
         assert not host.renew(HEAD).holds_lease
 
 
@@ -200,7 +232,7 @@ async def test_draining_takes_no_further_stage():
 
 async def test_nobody_at_an_address_is_unreachable_with_what_to_check():
     client = WorkerClient(reserved_port())
-    with pytest.raises(WorkerUnreachable, match="check that it runs") as raised:
+    with pytest.raises(WorkerUnreachable, match="check that it") as raised:
         await client.describe(timeout_s=3)
     assert str(client.address) in str(raised.value)
     await client.close()
