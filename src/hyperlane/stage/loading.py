@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+from onnx import TensorProto
 
 from hyperlane.core import StageSpec
 from hyperlane.graph.decoder import StageShape
@@ -47,10 +49,7 @@ def load_engine(
     store: ReadyStore | None = None,
     options: EngineOptions | None = None,
     *,
-    progress: CHECKED = 2
-"""Units at the beginning of a stage whose packed weights are checked; a runtime uses all of them or none."""
-
-ReportProgress = lambda report: None,
+    progress: ReportProgress = lambda report: None,
 ) -> Engine:
     """Build the engine of a stage.
 
@@ -68,14 +67,14 @@ ReportProgress = lambda report: None,
 
     """
     check_runtime()
-    options = options or EngineOptions()
-    if options.arithmetic is Arithmetic.F32:
-        return _load_arrays(spec, source, options, progress)
+    order = _Order(spec, source, options or EngineOptions(), progress)
+    if order.options.arithmetic is Arithmetic.F32:
+        return _load_arrays(order)
     if store is not None:
-        return _load_ready(spec, source, store, options, progress)
+        return _load_ready(order, store)
     with tempfile.TemporaryDirectory(prefix="hyperlane-", ignore_cleanup_errors=True) as name:
         # What is mapped stays until the engine lets go of it, also where its files have no names any more.
-        return _load_ready(spec, source, ReadyStore(Path(name)), options, progress)
+        return _load_ready(order, ReadyStore(Path(name)))
 
 
 def units(spec: StageSpec) -> tuple[UnitLayout, ...]:
@@ -86,92 +85,93 @@ def units(spec: StageSpec) -> tuple[UnitLayout, ...]:
     return (*first, *layers, *last)
 
 
-def _load_ready(
-    spec: StageSpec, source: TensorSource, store: ReadyStore, options: EngineOptions, progress: ReportProgress
-) -> Engine:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be loaded."""
+
+    spec: StageSpec
+    source: TensorSource
+    options: EngineOptions
+    progress: ReportProgress
+
+    def read(self, layout: UnitLayout) -> UnitWeights:
+        """Read and convert the weights of a unit."""
+        read = read_embedding if layout == embedding_layout() else read_unit
+        return read(self.source, layout, self.options.offsets)
+
+    def counted(self) -> Iterator[UnitLayout]:
+        """The stage's units, each reported before it is taken on."""
+        wanted = units(self.spec)
+        for done, layout in enumerate(wanted):
+            self.progress(LoadProgress(CONVERTING, done, len(wanted)))
+            yield layout
+        self.progress(LoadProgress(STARTING))
+
+    def graph(self, forms: Forms, initialisers: Sequence[TensorProto]) -> bytes:
+        """The stage's graph."""
+        shape = StageShape(
+            facts=self.spec.model,
+            layers=self.spec.layers,
+            embeds=self.spec.is_first,
+            projects=self.spec.is_last,
+            positions=positions(self.spec),
+            forms=forms,
+            accuracy=self.accuracy,
+            half_cache=self.options.kv is KvElement.F16,
+        )
+        return build_stage(shape, initialisers)
+
+    @property
+    def accuracy(self) -> int:
+        """MatMulNBits' accuracy_level."""
+        return _INT8 if self.options.arithmetic is Arithmetic.INT8 else _F32
+
+
+def _load_ready(order: _Order, store: ReadyStore) -> Engine:
     """Through the store: every unit is mapped, after it was packed if it was not there."""
     from hyperlane.stage import onnx_engine  # only now: importing it takes a runtime, and half a second
 
-    packer = UnitPacker(onnx_engine.OnnxPacker(store.root), _accuracy(options))
-    ready = _ready_units(spec, source, store, packer, options, progress)
+    packer = UnitPacker(onnx_engine.OnnxPacker(store.root), order.accuracy)
+    ready = _ready_units(order, store, packer)
     if not all(packer.check(unit) for unit in (*ready[:CHECKED], ready[-1])):
         log.warning("%s does not use the weights as they were packed; offsets become columns", onnx_engine.RUNTIME)
-        options = replace(options, offsets=BlockOffsets.COLUMNS)
-        ready = _ready_units(spec, source, store, packer, options, progress)
-    progress(LoadProgress(STARTING))
+        order = replace(order, options=replace(order.options, offsets=BlockOffsets.COLUMNS))
+        ready = _ready_units(order, store, packer)
     forms = {path: parts for unit in ready for path, parts in read_forms(unit).items()}
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
-    model = build_stage(_shape(spec, forms, options), initialisers)
-    return onnx_engine.start_mapped(spec, model, store.root, options)
+    return onnx_engine.start_mapped(order.spec, order.graph(forms, initialisers), store.root, order.options)
 
 
-def _ready_units(
-    spec: StageSpec,
-    source: TensorSource,
-    store: ReadyStore,
-    packer: UnitPacker,
-    options: EngineOptions,
-    progress: ReportProgress,
-) -> list[ReadyUnit]:
+def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:
     from hyperlane.stage import onnx_engine
 
     ready = []
-    wanted = units(spec)
-    for done, layout in enumerate(wanted):
-        progress(LoadProgress(CONVERTING, done, len(wanted)))
+    for layout in order.counted():
         key = unit_key(
             {
-                "model": spec.model.fingerprint,
+                "model": order.spec.model.fingerprint,
                 "unit": layout.name,
-                "offsets": options.offsets,
-                "arithmetic": options.arithmetic,
+                "offsets": order.options.offsets,
+                "arithmetic": order.options.arithmetic,
                 "runtime": onnx_engine.RUNTIME,
                 "machine": platform.machine(),
                 "packing": packer.mark,
             }
         )
-        make = partial(_make_unit, packer, source, layout, options)
-        ready.append(store.get_or_make(key, make))
+        ready.append(store.get_or_make(key, partial(_make_unit, order, packer, layout)))
     return ready
 
 
-def _load_arrays(spec: StageSpec, source: TensorSource, options: EngineOptions, progress: ReportProgress) -> Engine:
+def _make_unit(order: _Order, packer: UnitPacker, layout: UnitLayout) -> Contents:
+    return packer.make(order.read(layout))
+
+
+def _load_arrays(order: _Order) -> Engine:
     """With all weights in this process's memory, as they were converted."""
     from hyperlane.stage import onnx_engine
 
-    wanted = units(spec)
-    weights: list[UnitWeights] = []
-    for done, layout in enumerate(wanted):
-        progress(LoadProgress(CONVERTING, done, len(wanted)))
-        weights.append(_read(source, layout, options))
-    progress(LoadProgress(STARTING))
+    weights = [order.read(layout) for layout in order.counted()]
     arrays: dict[str, Array] = {name: array for unit in weights for name, array in unit.arrays.items()}
     forms = {path: parts for unit in weights for path, parts in unit.forms.items()}
-    initialisers = [given(name, array) for name, array in arrays.items()]
-    return onnx_engine.start(spec, build_stage(_shape(spec, forms, options), initialisers), arrays, options)
-
-
-def _make_unit(packer: UnitPacker, source: TensorSource, layout: UnitLayout, options: EngineOptions) -> Contents:
-    return packer.make(_read(source, layout, options))
-
-
-def _read(source: TensorSource, layout: UnitLayout, options: EngineOptions) -> UnitWeights:
-    read = read_embedding if layout == embedding_layout() else read_unit
-    return read(source, layout, options.offsets)
-
-
-def _shape(spec: StageSpec, forms: Forms, options: EngineOptions) -> StageShape:
-    return StageShape(
-        facts=spec.model,
-        layers=spec.layers,
-        embeds=spec.is_first,
-        projects=spec.is_last,
-        positions=positions(spec),
-        forms=forms,
-        accuracy=_accuracy(options),
-        half_cache=options.kv is KvElement.F16,
-    )
-
-
-def _accuracy(options: EngineOptions) -> int:
-    return _INT8 if options.arithmetic is Arithmetic.INT8 else _F32
+    graph = order.graph(forms, [given(name, array) for name, array in arrays.items()])
+    return onnx_engine.start(order.spec, graph, arrays, order.options)

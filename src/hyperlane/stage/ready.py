@@ -84,9 +84,7 @@ class UnitPacker:
         weights = as_columns(weights, [path for path, matrix in weights.to_fold.items() if not self._can_fold(matrix)])
         forms = {path: parts for path, parts in weights.forms.items() if path != EMBEDDING}
         packed = self._pack(forms, weights.arrays) if forms else {}
-        failed = [
-            path for path in weights.to_fold if not self._fold(weights.to_fold[path], packed.get(packed_name(path)))
-        ]
+        failed = [p for p, matrix in weights.to_fold.items() if not self._fold(matrix, packed.get(packed_name(p)))]
         if failed:
             return self.make(as_columns(weights, failed))
         tensors = [_new_tensor(name, array, packed.get(name)) for name, array in weights.arrays.items()]
