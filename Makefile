@@ -73,7 +73,7 @@ proto: build  ## regenerate the gRPC code from proto/
 	$(BIN)/python scripts/generate_proto.py
 
 bench: build  ## prefill, decode and hop figures of this machine
-	$(BIN)/hyperlane bench $(ARGS)
+	$(BIN)/hyperlane bench $(MODEL) $(ARGS)
 
 clean:  ## remove everything that make made here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
