@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import bench, chat, models, plan, run, serve, status, worker
+from hyperlane.cli import bench, chat, models, plan, run, serve, service, status, worker
 from hyperlane.cli.command import end_on_terminate
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ for _name, _command in {
     "worker": worker.worker,
     "plan": plan.plan,
     "status": status.status,
+    "service": service.service,
     "pull": models.pull,
     "models": models.models,
     "bench": bench.bench,
