@@ -54,6 +54,16 @@ class Advert:
     data_port: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An advert as it came: on which interface, under which name, and at which addresses."""
+
+    interface: str
+    label: str
+    advert: Advert
+    hosts: tuple[str, ...]
+
+
 def short_cluster(cluster: bytes) -> str:
     """What adverts call a cluster: enough to tell clusters of one LAN apart, and no secret."""
     return cluster.hex()[:16]

@@ -12,13 +12,12 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from hyperlane.cluster.discovery.advert import MAX_ADDRESSES, SERVICE, Advert, BadAdvert, read_advert, txt_of
+from hyperlane.cluster.discovery.advert import MAX_ADDRESSES, SERVICE, Advert, BadAdvert, Heard, read_advert, txt_of
 from hyperlane.cluster.discovery.interfaces import Interface
 
 log = logging.getLogger(__name__)
@@ -28,16 +27,6 @@ MAX_HEARD = 256
 MAX_RESOLVING = 16
 RESOLVE_WITHIN_MS = 3000
 STARTS_WITHIN_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An advert as it came: on which interface, under which name, and at which addresses."""
-
-    interface: str
-    label: str
-    advert: Advert
-    hosts: tuple[str, ...]
 
 
 class MdnsInterface:

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from hyperlane.cluster.discovery.advert import NodeKind
+from hyperlane.cluster.discovery.advert import Heard, NodeKind
 from hyperlane.cluster.discovery.candidates import Candidates
 from hyperlane.cluster.discovery.interfaces import ways_to
-from hyperlane.cluster.discovery.mdns import Heard
 from hyperlane.cluster.discovery.watch import MdnsWatch
 from hyperlane.cluster.membership import (
     Answered,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from hyperlane.cluster.discovery import system
-from hyperlane.cluster.discovery.advert import Advert
+from hyperlane.cluster.discovery.advert import Advert, Heard
 from hyperlane.cluster.discovery.interfaces import Interface, suitable
-from hyperlane.cluster.discovery.mdns import Heard, MdnsInterface
+from hyperlane.cluster.discovery.mdns import MdnsInterface
 
 log = logging.getLogger(__name__)
 
