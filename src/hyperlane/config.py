@@ -44,7 +44,13 @@ class Paths:
     cache: Path = _setting(
         None, values.path, "downloaded models and weights in ready form; may be deleted whenever nothing runs"
     )
-    state: Path = _setting(None, values.path, "the head's id and epoch counter, chat history; kept")
+    state: Path = _setting(None, values.path, "identity, keys and certificates, epoch counter, chat history; kept")
+    machine: str | None = _setting(
+        None,
+        values.text,
+        "what tells this machine from others, so that a state directory copied to another one is noticed; unset: the "
+        "system's own id, which containers may share",
+    )
 
     def __post_init__(self) -> None:
         """Fill in the platform's directories."""
@@ -147,15 +153,46 @@ class WorkerConfig:
 
     section: ClassVar[str] = "worker"
 
-    listen: Address = _setting(
-        Address("127.0.0.1", 7420), values.address, "address of the control port; the data port is the next free one"
+    listen: Address | None = _setting(
+        None,
+        values.address,
+        "address of the control port, the data port is the next free one; unset: port 7420, of every address if this "
+        "machine has joined a cluster, else of 127.0.0.1",
+    )
+    join: str | None = _setting(None, values.text, "token with which this machine joins a cluster, once")
+    credentials: str | None = _setting(
+        None,
+        values.text,
+        "folder of the certificate to use, or 'none' for plain text on loopback; heads say it to their own workers",
     )
     device: str = _setting("auto", values.device, "device that this worker computes on")
     threads: int | None = _setting(None, values.whole(1, 1024), "compute threads; unset: all usable cores")
     memory: int | None = _setting(None, values.size, "bytes that this worker may use; unset: what is free")
-    insecure: bool = _setting(False, values.yes_or_no, "listen on an address that is not loopback, without encryption")
     announce: bool = _setting(
         False, values.yes_or_no, "print one JSON line with the ports, and exit when standard input ends"
+    )
+    paths: Paths = field(default_factory=Paths)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: a value is out of its range.
+
+        """
+        _check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfig:
+    """Where machines join the cluster of this head."""
+
+    section: ClassVar[str] = "join"
+
+    open: bool = _setting(True, values.yes_or_no, "let machines that have a token join while the model is served")
+    listen: Address = _setting(Address("::", 7419), values.address, "address where machines join")
+    advertise: tuple[Address, ...] = _setting(
+        (), values.addresses, "addresses that tokens name; unset: this machine's own on its networks"
     )
     paths: Paths = field(default_factory=Paths)
 
@@ -203,11 +240,11 @@ class ApiConfig:
         _check(self)
 
 
-Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, ApiConfig)
-_ROLES = (Paths, ServeConfig, WorkerConfig, ApiConfig)
+Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, JoinConfig, ApiConfig)
+_ROLES = (Paths, ServeConfig, WorkerConfig, JoinConfig, ApiConfig)
 
 
-def meaning_of(role: type[ServeConfig | WorkerConfig | ApiConfig], name: str) -> str:
+def meaning_of(role: type[ServeConfig | WorkerConfig | JoinConfig | ApiConfig], name: str) -> str:
     """What a field means, with its default, for a flag's help."""
     found = _known(role)[name]
     default = "" if found.default in (None, (), False) else f" (default: {found.default})"

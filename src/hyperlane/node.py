@@ -21,8 +21,10 @@ from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.report import Progress, Report, silent
+from hyperlane.cluster.trust import opening
+from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.weights import holds_model, open_weights
-from hyperlane.cluster.worker import DeviceFacts, WorkerSetup
+from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
 from hyperlane.config import ServeConfig, WorkerConfig, usable_cores
 from hyperlane.core import Address, ModelFacts, Plan, StageSpec
 from hyperlane.errors import ConfigError
@@ -143,7 +145,8 @@ class _Cluster:
         self._parts = parts
         self.path = resolve(config.model, config.paths.models, _download_report(report))
         self.file = parts.enter_context(GgufFile(self.path, DigestCache(config.paths.cache / "digests")))
-        self._local = LocalWorkers(config.local_worker_count, _local_options(config, worker_command))
+        self._trust = opening.head_trust(config.paths)
+        self._local = LocalWorkers(config.local_worker_count, _local_options(config, worker_command, self._trust))
         parts.callback(self._local.close)
         report(Progress("head", f"reading {self.path.name}"))
         self.facts = replace(read_facts(self.file), name=name_of(config.model, self.path))
@@ -172,7 +175,7 @@ class _Cluster:
         if self._config.local_worker_count:
             self._report(Progress("head", "starting local workers"))
         # Those on loopback first: each stage dials the next one, and nobody else could dial them.
-        others = sorted(self._config.workers, key=lambda address: not worker.is_loopback(address.host))
+        others = sorted(self._config.workers, key=lambda address: not machine.is_loopback(address.host))
         addresses = (*self._local.addresses(), *others)
         controller = self.loop.run(self._make(addresses, identity, state / "logs"))
         self._parts.callback(lambda: self.loop.run(controller.close()))
@@ -180,7 +183,9 @@ class _Cluster:
 
     async def _make(self, addresses: tuple[Address, ...], identity: HeadIdentity, logs: Path) -> Controller:
         # Inside the loop, because its connections belong to it.
-        return Controller(addresses, identity, logs, report=self._report, why_lost=self._local.obituary)
+        return Controller(
+            addresses, identity, logs, report=self._report, why_lost=self._local.obituary, trust=self._trust
+        )
 
     def tell_loss(self, cause: Exception) -> None:
         """The pipeline is gone; requests have ended already."""
@@ -205,9 +210,15 @@ def context_of(asked: int | None, facts: ModelFacts) -> int:
     return asked or min(facts.context, LONGEST_DEFAULT_CONTEXT)
 
 
-def _local_options(config: ServeConfig, command: tuple[str, ...] | None) -> LocalWorkerOptions:
+def _local_options(config: ServeConfig, command: tuple[str, ...] | None, trust: HeadTrust | None) -> LocalWorkerOptions:
+    # Workers of other machines must reach those of this one, and then only encrypted.
+    reached = any(not machine.is_loopback(address.host) for address in config.workers)
     options = LocalWorkerOptions(
-        threads=config.local_threads(usable_cores()), device=config.device, memory=config.memory, paths=config.paths
+        threads=config.local_threads(usable_cores()),
+        device=config.device,
+        memory=config.memory,
+        paths=config.paths,
+        credentials=trust.local_worker() if trust is not None and reached else None,
     )
     return options if command is None else replace(options, command=command)
 
@@ -239,21 +250,24 @@ def run_worker(config: WorkerConfig, room: EngineRoom | None = None, lease_s: fl
         lease_s: how long a head's stages are kept without hearing from it.
 
     Raises:
-        ConfigError: a port is in use, or the address may not be listened on without `insecure`.
+        ConfigError: a port is in use, or the address may be listened on only after joining a cluster.
+        NotTrusted: the cluster cannot be joined, or this machine's certificate cannot be used.
         RuntimeMissing: no ONNX Runtime is installed, or the device cannot be used.
         KeyboardInterrupt: SIGINT came, and everything has been stopped.
 
     """
-    worker.check_listen(config.listen, insecure=config.insecure)
+    trust = opening.worker_trust_of(config)
+    listen = config.listen or listen_address(joined=trust is not None)
+    worker.check_listen(listen, joined=trust is not None)
     chosen = room or _onnx_room(config)
     digests = DigestCache(config.paths.cache / "digests")
 
     def load_engine(order: LoadOrder, progress: Callable[[LoadProgress], None]) -> Engine:
-        with open_weights(order, digests, progress) as source:
+        with open_weights(order, digests, progress, trust) as source:
             return chosen.build(order.spec, source, progress)
 
     setup = WorkerSetup(
-        listen=config.listen,
+        listen=listen,
         announce=config.announce,
         threads=config.threads or usable_cores(),
         memory_limit=config.memory,
@@ -261,6 +275,7 @@ def run_worker(config: WorkerConfig, room: EngineRoom | None = None, lease_s: fl
         load_engine=load_engine,
         holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
         lease_s=lease_s,
+        trust=trust,
     )
     asyncio.run(worker.serve(setup))
 

@@ -95,7 +95,7 @@ def test_output_that_is_no_terminal_has_no_colours(hyperlane, tiny_model):
         (["run", "MODEL", "x", "--slots", "none"], 2, "--slots"),
         (["run", "MODEL", "the " * 300, "--raw"], 2, "context"),
         (["run", "MODEL", "x", "--memory", "1M"], 5, "MiB"),
-        (["worker", "--listen", "0.0.0.0:0"], 2, "--insecure"),
+        (["worker", "--listen", "0.0.0.0:0"], 2, "--join TOKEN"),
         (["status", "--url", "http://127.0.0.1:9"], 5, "nothing answers"),
     ],
 )

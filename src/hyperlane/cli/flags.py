@@ -75,7 +75,7 @@ class WorkerFlags:
     device: Annotated[str | None, _option(WorkerConfig, "device", metavar="NAME")] = None
     threads: Annotated[int | None, _option(WorkerConfig, "threads", metavar="N")] = None
     memory: Annotated[str | None, _option(WorkerConfig, "memory", metavar="SIZE")] = None
-    insecure: Annotated[bool, _option(WorkerConfig, "insecure", "--insecure")] = False
+    join: Annotated[str | None, _option(WorkerConfig, "join", metavar="TOKEN")] = None
     announce: Annotated[bool, _option(WorkerConfig, "announce", "--announce", hidden=True)] = False
 
     def resolve(self, common: CommonFlags) -> WorkerConfig:

@@ -10,14 +10,14 @@ from hyperlane.cli.flags import CommonFlags, WorkerFlags
 def worker(*, flags: WorkerFlags, common: CommonFlags) -> None:
     """Lend this machine's device to a head.
 
-    A worker holds layers of a model and computes them; start one on every machine, then name them to
-    `hyperlane serve MODEL --worker HOST:PORT`.
+    A worker holds layers of a model and computes them; start one on every machine. The first time it joins the
+    cluster of the head whose `hyperlane serve` printed the token; from then on `hyperlane worker` alone is enough.
 
     [bold]Examples[/bold]
 
-    hyperlane worker
+    hyperlane worker --join TOKEN
 
-    hyperlane worker --listen 192.168.1.20:7420 --insecure --memory 6GiB
+    hyperlane worker --memory 6GiB
     """
     from hyperlane.node import run_worker
 

@@ -6,21 +6,24 @@ describe → plan → epoch → load → connect → ring → heartbeat. Knows n
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from hyperlane.cluster.heartbeat import Heartbeat, OnLost, Watched
 from hyperlane.cluster.identity import HeadIdentity
+from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.report import Progress, Report
-from hyperlane.cluster.supply import WeightSupply
+from hyperlane.cluster.supply import WeightSupply, address_towards
+from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.worker_client import Loaded, WorkerClient
-from hyperlane.core import Address, Epoch, ModelFacts, Plan, Planner, StageCost, StagePlan, StageSpec
+from hyperlane.core import Address, Epoch, ModelFacts, Plan, Planner, StageCost, StageSpec
 from hyperlane.errors import ClusterError, HyperlaneError, LoadFailed, WorkerUnreachable
-from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey
+from hyperlane.stage.orders import LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.terms import hello_to
 from hyperlane.wire.frame import Role
 from hyperlane.wire.link import Ring
@@ -65,13 +68,18 @@ class Controller:
         *,
         report: Report,
         why_lost: Callable[[], str] = str,
+        trust: HeadTrust | None = None,
     ) -> None:
-        """`why_lost` may know how local workers ended; it may block for a moment."""
+        """`why_lost` may know how local workers ended; it may block for a moment.
+
+        `trust`: this head's cluster; without one its workers are those of this machine.
+        """
         self._identity = identity
         self._logs = logs
         self._report = report
         self._why_lost = why_lost
-        self._clients = {address: WorkerClient(address) for address in addresses}
+        self._trust = trust
+        self._clients = {address: WorkerClient(address, trust) for address in addresses}
         self._heartbeat: Heartbeat | None = None
         self._ring: Ring | None = None
 
@@ -116,32 +124,32 @@ class Controller:
 
     async def _load(self, ask: Ask, plan: Plan, epoch: Epoch) -> list[Loaded]:
         clients = [self._clients[stage.worker.control] for stage in plan.stages]
-        supply = WeightSupply(ask.file.resolve(), self._logs)
+        supply = WeightSupply(ask.file.resolve(), self._logs, self._trust.folder if self._trust else None)
         beating = Heartbeat(epoch.head, [Watched(client, None) for client in clients], self._lost_while_loading)
-        specs = specs_of(plan, epoch, ask.step_tokens)
         try:
             return await self._together(
-                self._load_stage(ask, supply, client, spec, stage)
-                for client, spec, stage in zip(clients, specs, plan.stages, strict=True)
+                self._load_stage(ask, supply, client, order)
+                for client, order in zip(clients, self._orders(ask, plan, epoch, clients), strict=True)
             )
         finally:
             await beating.close()
             await supply.close()
 
-    async def _load_stage(
-        self, ask: Ask, supply: WeightSupply, client: WorkerClient, spec: StageSpec, stage: StagePlan
-    ) -> Loaded:
+    def _orders(self, ask: Ask, plan: Plan, epoch: Epoch, clients: Sequence[WorkerClient]) -> list[LoadOrder]:
+        """What each worker is to load; where its weights come from is not known yet."""
+        specs, peers = specs_of(plan, epoch, ask.step_tokens), link_peers(clients, self._trust)
+        return [
+            LoadOrder(spec, WeightSources(), stage.weight_bytes, stage.kv_bytes, stage.workspace_bytes, who)
+            for spec, stage, who in zip(specs, plan.stages, peers, strict=True)
+        ]
+
+    async def _load_stage(self, ask: Ask, supply: WeightSupply, client: WorkerClient, order: LoadOrder) -> Loaded:
         # Asked with the patience of a load: a worker may have to hash its copy of the file first.
         asked = await client.describe(ask.facts.fingerprint, str(supply.file), ask.load_timeout_s)
-        order = LoadOrder(
-            spec=spec,
-            weights=await supply.sources(client.address, holds_model=asked.holds_model),
-            weight_bytes=stage.weight_bytes,
-            kv_bytes=stage.kv_bytes,
-            workspace_bytes=stage.workspace_bytes,
-        )
-        loaded = await client.load(order, self._reporter(client), ask.load_timeout_s)
-        self._report(Progress(client.name, f"layers {stage.layers} are ready", 1, 1))
+        encrypted = order.peers is not None
+        weights = await supply.sources(client.address, holds_model=asked.holds_model, encrypted=encrypted)
+        loaded = await client.load(replace(order, weights=weights), self._reporter(client), ask.load_timeout_s)
+        self._report(Progress(client.name, f"layers {order.spec.layers} are ready", 1, 1))
         return loaded
 
     async def _link(self, ask: Ask, plan: Plan, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost) -> Pipeline:
@@ -154,12 +162,14 @@ class Controller:
         keys = [StageKey(epoch, stage.index) for stage in plan.stages]
         clients = [self._clients[stage.worker.control] for stage in plan.stages]
         await self._together(
-            client.connect(key, following.worker.data)
-            for client, key, following in zip(clients, keys, plan.stages[1:], strict=False)
+            client.connect(key, reached_from(client.address, following.worker.data), following_client.node)
+            for client, key, following, following_client in zip(
+                clients, keys, plan.stages[1:], clients[1:], strict=False
+            )
         )
         specs = specs_of(plan, epoch, ask.step_tokens)
         self._ring = await asyncio.to_thread(
-            TcpRing.connect,
+            functools.partial(TcpRing.connect, tls=(clients[0].link_tls(), clients[-1].link_tls())),
             plan.stages[0].worker.data,
             hello_to(specs[0], Role.UPSTREAM, loaded[0].element),
             plan.stages[-1].worker.data,
@@ -229,3 +239,29 @@ def specs_of(plan: Plan, epoch: Epoch, step_tokens: int) -> list[StageSpec]:
         )
         for stage in plan.stages
     ]
+
+
+def link_peers(clients: Sequence[WorkerClient], trust: HeadTrust | None) -> list[LinkPeers | None]:
+    """Who may open each stage's links, in the order of the stages; None for those that speak plain text.
+
+    Raises:
+        ClusterError: some speak plain text, and are dialled by others that do not.
+
+    """
+    plain = [client for client in clients if client.node is None]
+    if trust is None or len(plain) == len(clients):
+        return [None] * len(clients)
+    if plain:
+        raise ClusterError(
+            f"{plain[0].name} at {plain[0].address} speaks plain text and cannot be linked with workers that encrypt: "
+            "leave it out, or join it too, with `hyperlane worker --join TOKEN`"
+        )
+    nodes = [client.node for client in clients]
+    return [LinkPeers(trust.node, before) for before in [None, *nodes[:-1]]]
+
+
+def reached_from(dialler: Address, target: Address) -> Address:
+    """Where a worker finds another one's port: what is loopback to the head is its address on their network."""
+    if is_loopback(target.host) and not is_loopback(dialler.host):
+        return Address(address_towards(dialler), target.port)
+    return target

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperlane.cluster.announce import STOP_WITHIN_S, Announcement, Child, ChildFailed
+from hyperlane.cluster.trust.opening import PLAIN
 from hyperlane.config import Paths
 from hyperlane.core import Address
 from hyperlane.errors import ClusterError
+from hyperlane.wire.sockets import everywhere
 
 READY_WITHIN_S = 60.0
 LOGS_KEPT = 20
@@ -21,17 +23,22 @@ LOGS_KEPT = 20
 
 @dataclass(frozen=True, slots=True)
 class LocalWorkerOptions:
-    """What every worker of this machine is started with. `memory`: bytes each may use, None: what is free."""
+    """What every worker of this machine is started with. `memory`: bytes each may use, None: what is free.
+
+    `credentials`: a folder with their certificate, if workers of other machines must reach them.
+    """
 
     threads: int
     device: str
     memory: int | None
     paths: Paths
+    credentials: Path | None = None
     command: tuple[str, ...] = (sys.executable, "-m", "hyperlane", "worker")
 
     def arguments(self) -> list[str]:
         """The whole command line."""
-        flags = ["--listen", "127.0.0.1:0", "--announce", "--threads", str(self.threads), "--device", self.device]
+        listen = Address(everywhere() if self.credentials else "127.0.0.1", 0)
+        flags = ["--listen", str(listen), "--announce", "--threads", str(self.threads), "--device", self.device]
         if self.memory is not None:
             flags += ["--memory", str(self.memory)]
         return [*self.command, *flags]
@@ -39,7 +46,7 @@ class LocalWorkerOptions:
     def environ(self) -> dict[str, str]:
         """This process's variables, with its directories."""
         places = {"HYPERLANE_PATHS_CACHE": str(self.paths.cache), "HYPERLANE_PATHS_STATE": str(self.paths.state)}
-        return {**os.environ, **places}
+        return {**os.environ, **places, "HYPERLANE_WORKER_CREDENTIALS": str(self.credentials or PLAIN)}
 
 
 class LocalWorkers:
@@ -68,7 +75,7 @@ class LocalWorkers:
                 announcements.append(child.announcement(deadline_s))
             except ChildFailed as error:
                 raise ClusterError(f"local worker {index} {error}") from error
-        return [announcement.address for announcement in announcements]
+        return [Address("127.0.0.1", announcement.address.port) for announcement in announcements]
 
     def obituary(self, within_s: float = 0.5) -> str:
         """How those ended that did, with their last words; empty when all run.

@@ -6,6 +6,7 @@ Knows no device but the CPU; an engine measures its own device's memory.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import platform
 import uuid
 from pathlib import Path
@@ -23,6 +24,14 @@ def machine_id() -> str:
     except OSError:
         facts = f"{platform.node()} {uuid.getnode():x}"
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host's ports."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def total_memory() -> int:

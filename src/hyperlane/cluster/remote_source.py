@@ -21,9 +21,12 @@ import numpy.typing as npt
 from hyperlane.cluster import messages, rpc
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import TensorsStub
+from hyperlane.cluster.trust import grpc_tls
+from hyperlane.cluster.trust.trust import Trust
 from hyperlane.core import Address
 from hyperlane.errors import HyperlaneError, TransferError, WorkerUnreachable
 from hyperlane.models.weights import TensorInfo
+from hyperlane.wire.peer import NodeRole
 
 PARALLEL = 4
 AHEAD_BYTES = 256 << 20
@@ -52,13 +55,14 @@ class _Progress:
 class RemoteSource:
     """The tensors of one model at a tensor server. Every method from any thread. Close it, or use `with`."""
 
-    def __init__(self, address: Address, token: str, fingerprint: str) -> None:
+    def __init__(self, address: Address, token: str, fingerprint: str, trust: Trust | None = None) -> None:
         """Connect and ask which tensors there are.
 
         Args:
             address: the server's.
             token: what it asks for.
             fingerprint: of the model that it must serve.
+            trust: this node's, if the server encrypts: it must be the cluster's head.
 
         Raises:
             TransferError: the server is not there, does not know the token, or serves another model.
@@ -67,7 +71,7 @@ class RemoteSource:
         self._address = address
         self._token = token
         self._report: Callable[[int], None] = lambda _fetched: None
-        self._channel = grpc.insecure_channel(rpc.target(address), options=rpc.CHANNEL_OPTIONS)
+        self._channel = grpc_tls.open_channel(address, trust, NodeRole.HEAD)
         self._stub = TensorsStub(self._channel)
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch")

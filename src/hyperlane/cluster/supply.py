@@ -21,15 +21,16 @@ READY_WITHIN_S = 120.0
 class WeightSupply:
     """Where workers get the weights of one model file from. One server for each of our addresses they reach us at."""
 
-    def __init__(self, file: Path, logs: Path) -> None:
-        """Nothing is started yet."""
+    def __init__(self, file: Path, logs: Path, trust: Path | None = None) -> None:
+        """Nothing is started yet. `trust`: the head's folder of that name, for servers that encrypt."""
         self.file = file
         self._logs = logs
-        self._servers: dict[str, tuple[Child, WeightSources]] = {}
+        self._trust = trust
+        self._servers: dict[tuple[str, bool], tuple[Child, WeightSources]] = {}
         self._starting = asyncio.Lock()
 
-    async def sources(self, worker: Address, *, holds_model: bool) -> WeightSources:
-        """What to tell a worker: the file's place if it has it, else a server that it can reach.
+    async def sources(self, worker: Address, *, holds_model: bool, encrypted: bool = False) -> WeightSources:
+        """What to tell a worker: the file's place if it has it, else a server that it can reach, and as it speaks.
 
         Raises:
             TransferError: the server does not come up.
@@ -39,10 +40,10 @@ class WeightSupply:
         if holds_model:
             return WeightSources(path_hint=hint)
         async with self._starting:
-            host = await asyncio.to_thread(address_towards, worker)
-            if host not in self._servers:
-                self._servers[host] = await asyncio.to_thread(self._start, host)
-            return self._servers[host][1]
+            key = (await asyncio.to_thread(address_towards, worker), encrypted)
+            if key not in self._servers:
+                self._servers[key] = await asyncio.to_thread(self._start, *key)
+            return self._servers[key][1]
 
     async def close(self) -> None:
         """Stop the servers. Idempotent."""
@@ -50,8 +51,10 @@ class WeightSupply:
         for child, _ in servers:
             await asyncio.to_thread(child.stop, time.monotonic() + STOP_WITHIN_S)
 
-    def _start(self, host: str) -> tuple[Child, WeightSources]:
+    def _start(self, host: str, encrypted: bool) -> tuple[Child, WeightSources]:
         command = [sys.executable, "-m", "hyperlane.cluster.tensor_server", str(self.file), str(Address(host, 0))]
+        if encrypted:
+            command.append(str(self._trust))
         log = self._logs / f"tensors-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(self._servers)}.log"
         child = Child(command, log)
         try:

@@ -1,7 +1,8 @@
 """Serves the tensors of one model file, in a process of its own: no token ever waits for its interpreter lock.
 
-`python -m hyperlane.cluster.tensor_server FILE HOST:PORT` announces itself and ends when its standard input does.
-Knows no plan; whoever shows the token may read every tensor.
+`python -m hyperlane.cluster.tensor_server FILE HOST:PORT [TRUST]` announces itself and ends when its standard input
+does. With the head's folder TRUST it encrypts, and asks for a certificate of the cluster. Knows no plan; whoever shows
+the token may read every tensor.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from hyperlane.cluster import messages, rpc
 from hyperlane.cluster.announce import Announcement, when_parent_ends
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import add_TensorsServicer_to_server
+from hyperlane.cluster.trust import grpc_tls
+from hyperlane.cluster.trust.head_trust import HeadTrust
+from hyperlane.cluster.trust.trust import Trust
 from hyperlane.core import Address
 from hyperlane.errors import ConfigError, HyperlaneError, TransferError
 from hyperlane.models.weights import TensorInfo, TensorSource
 
+ALLOWED = {"/hyperlane.v1.Tensors/": grpc_tls.ALL_MEMBERS}
 CHUNK_BYTES = 1 << 20
 GRACE_S = 0.5
 
@@ -77,24 +82,31 @@ class TensorService:
         return self._digests[name]
 
 
-async def start_server(service: TensorService, address: Address) -> tuple[grpc.aio.Server, Address]:
-    """Listen; returns the server, and the address with the port that was chosen.
+async def start_server(
+    service: TensorService, address: Address, trust: Trust | None = None
+) -> tuple[grpc.aio.Server, Address]:
+    """Listen, encrypted with `trust`; returns the server, and the address with the port that was chosen.
 
     Raises:
         ConfigError: nothing can listen there.
 
     """
-    server = grpc.aio.server(options=rpc.SERVER_OPTIONS, maximum_concurrent_rpcs=256)
+    server = grpc.aio.server(
+        interceptors=[grpc_tls.Gate(trust.check, ALLOWED)] if trust else [],
+        options=(*rpc.SERVER_OPTIONS, *grpc_tls.SERVER_OPTIONS),
+        maximum_concurrent_rpcs=256,
+    )
     add_TensorsServicer_to_server(service, server)
     try:
-        port = server.add_insecure_port(rpc.target(address))
+        credentials = grpc_tls.server_credentials(trust) if trust else None
+        port = grpc_tls.add_port(server, rpc.target(address), credentials)
     except RuntimeError as error:
         raise ConfigError(f"cannot serve tensors on {address}: the port is in use or the address not ours") from error
     await server.start()
     return server, Address(address.host, port)
 
 
-async def _serve(path: Path, address: Address) -> None:
+async def _serve(path: Path, address: Address, trust: Trust | None) -> None:
     from hyperlane.models.facts import read_facts
     from hyperlane.models.gguf_file import GgufFile
 
@@ -103,7 +115,7 @@ async def _serve(path: Path, address: Address) -> None:
     with GgufFile(path) as file:
         token = secrets.token_hex(16)
         service = TensorService(file, read_facts(file).fingerprint, token)
-        server, bound = await start_server(service, address)
+        server, bound = await start_server(service, address, trust)
         Announcement("tensors", bound, token).print()
         await ended.wait()
         await server.stop(GRACE_S)
@@ -111,9 +123,11 @@ async def _serve(path: Path, address: Address) -> None:
 
 def main() -> int:
     """The process's entry."""
-    path, address = sys.argv[1:]
+    path, address, *trust_folder = sys.argv[1:]
     try:
-        asyncio.run(_serve(Path(path), Address.parse(address)))
+        grpc_tls.tls_1_3_alone()
+        trust = HeadTrust(Path(trust_folder[0]), make=False) if trust_folder else None
+        asyncio.run(_serve(Path(path), Address.parse(address), trust))
     except HyperlaneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hyperlane.cluster.remote_source import RemoteSource
+from hyperlane.cluster.trust.trust import Trust
 from hyperlane.core import StageSpec
 from hyperlane.errors import HyperlaneError, LoadFailed, UnknownModel
 from hyperlane.models import layout
@@ -27,9 +28,11 @@ def holds_model(fingerprint: str, path: str, digests: DigestCache) -> bool:
 
 @contextmanager
 def open_weights(
-    order: LoadOrder, digests: DigestCache, progress: Callable[[LoadProgress], None]
+    order: LoadOrder, digests: DigestCache, progress: Callable[[LoadProgress], None], trust: Trust | None = None
 ) -> Iterator[TensorSource]:
     """The model's tensors, while the block lasts; arrays that were read from a file stay valid after it.
+
+    `trust`: this worker's, if it is reached encrypted; then the head's server is, too.
 
     Raises:
         LoadFailed: the order names neither a file of that model nor a server.
@@ -39,7 +42,7 @@ def open_weights(
     sources, model = order.weights, order.spec.model
     if sources.server is not None:
         names = stage_tensors(order.spec)
-        with RemoteSource(sources.server, sources.token, model.fingerprint) as remote:
+        with RemoteSource(sources.server, sources.token, model.fingerprint, trust) as remote:
             infos = [info for name in names if (info := remote.info(name)) is not None]
             total = sum(info.nbytes for info in infos)
             remote.report_to(lambda fetched: progress(LoadProgress("fetching weights", min(fetched, total), total)))

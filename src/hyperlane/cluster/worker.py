@@ -6,7 +6,6 @@ Knows no engine: how one is built, and what device it runs on, is handed in.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import platform
@@ -18,20 +17,23 @@ from dataclasses import dataclass, field
 
 from hyperlane import __version__
 from hyperlane.cluster.announce import Announcement, when_parent_ends
+from hyperlane.cluster.link_dialler import LinkDialler
+from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.messages import CONTROL_PROTOCOL
+from hyperlane.cluster.trust import grpc_tls
+from hyperlane.cluster.trust.worker_trust import Renewal, WorkerTrust
 from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
 from hyperlane.core import Address, ElementType, WorkerFacts
 from hyperlane.errors import ConfigError
 from hyperlane.stage.host import LoadEngine, StageHost
 from hyperlane.stage.lease import LEASE_S
-from hyperlane.wire import dial
-from hyperlane.wire.frame import Hello
 from hyperlane.wire.listener import DataListener
-from hyperlane.wire.tcp import TcpLink
+from hyperlane.wire.sockets import everywhere
+from hyperlane.wire.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
-DIAL_TIMEOUT_S = 10.0
+PORT = 7420
 DATA_PORTS_TRIED = 16
 STOP_WITHIN_S = 8.0
 """After that a worker whose parent is gone ends the hard way: an engine that hangs must not outlive its head."""
@@ -61,7 +63,7 @@ class WorkerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """All that a worker process is made of."""
+    """All that a worker process is made of. `trust` None: it serves this machine alone, in plain text."""
 
     listen: Address
     announce: bool
@@ -72,6 +74,7 @@ class WorkerSetup:
     holds_model: Callable[[str, str], bool]
     lease_s: float = LEASE_S
     identity: WorkerIdentity = field(default_factory=WorkerIdentity)
+    trust: WorkerTrust | None = None
 
 
 async def serve(setup: WorkerSetup) -> None:
@@ -98,29 +101,23 @@ async def serve(setup: WorkerSetup) -> None:
         raise KeyboardInterrupt
 
 
-def check_listen(address: Address, *, insecure: bool) -> None:
-    """Refuse to be reached from other machines by accident.
+def check_listen(address: Address, *, joined: bool) -> None:
+    """Refuse to be reached from other machines without certificates.
 
     Raises:
-        ConfigError: the address is not loopback, and `insecure` was not asked for.
+        ConfigError: the address is not loopback, and this machine has joined no cluster.
 
     """
-    if is_loopback(address.host):
-        return
-    if not insecure:
+    if not joined and not is_loopback(address.host):
         raise ConfigError(
-            f"{address} can be reached from other machines, and links are not encrypted yet: anyone there could use "
-            "this worker and read what passes through it; on a network that you trust, say --insecure"
+            f"{address} can be reached from other machines, and this one has joined no cluster: run `hyperlane worker "
+            "--join TOKEN` (`hyperlane serve` prints a token, `hyperlane token create` makes another)"
         )
-    log.warning("listening on %s without encryption: anyone who reaches it can use this worker", address)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host's ports."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def listen_address(*, joined: bool) -> Address:
+    """Where a worker listens that was not told: for everybody once it has a certificate."""
+    return Address(everywhere() if joined else "127.0.0.1", PORT)
 
 
 class _Worker:
@@ -133,24 +130,38 @@ class _Worker:
         self._host = StageHost(
             self.name,
             setup.load_engine,
-            _dial,
+            LinkDialler(setup.trust),
             free_memory=device.free_memory,
             memory_limit=self._limit,
             lease_s=setup.lease_s,
         )
-        self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model))
+        self._tls: ServerTls | None = None
+        self._renewal: Renewal | None = None
+        if setup.trust is not None:
+            grpc_tls.tls_1_3_alone()
+            self._tls = setup.trust.credentials.server_tls(setup.trust.check)
+        self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model), setup.trust)
         self._control = self._data = setup.listen
 
     async def start(self) -> tuple[Address, Address]:
         # The data port first: a head that finds the control port must find that one too.
-        self._listener = _listen_beside(self._setup.listen, self._host)
+        self._listener = _listen_beside(self._setup.listen, self._host, self._tls)
         self._data = self._listener.address
         self._control = await self._server.start(self._setup.listen)
         self.name = self._host.name = f"{self.name}:{self._control.port}"
+        if self._setup.trust is not None:
+            self._renewal = Renewal(self._setup.trust, self._show_renewed)
         return self._control, self._data
+
+    def _show_renewed(self) -> None:
+        """From now on the data port shows the new certificate; gRPC finds it by itself."""
+        if self._setup.trust is not None and self._tls is not None:
+            self._tls.context.load_cert_chain(self._setup.trust.credentials.file)
 
     async def stop(self) -> None:
         log.info("stopping")
+        if self._renewal is not None:
+            await asyncio.to_thread(self._renewal.close)
         self._host.drain()
         await self._server.stop()
         if self._listener is not None:
@@ -179,17 +190,13 @@ class _Worker:
         )
 
 
-def _dial(address: Address, hello: Hello) -> TcpLink:
-    return dial.connect(address, hello, DIAL_TIMEOUT_S)
-
-
-def _listen_beside(control: Address, host: StageHost) -> DataListener:
+def _listen_beside(control: Address, host: StageHost, tls: ServerTls | None) -> DataListener:
     """A data port: the next free one after the control port, so that firewalls can be told; any if that is any."""
     if control.port == 0:
-        return DataListener(Address(control.host, 0), host.admit, host.deliver)
+        return DataListener(Address(control.host, 0), host.admit, host.deliver, tls=tls)
     for port in range(control.port + 1, min(control.port + DATA_PORTS_TRIED, 1 << 16)):
         try:
-            return DataListener(Address(control.host, port), host.admit, host.deliver)
+            return DataListener(Address(control.host, port), host.admit, host.deliver, tls=tls)
         except ConfigError as error:
             log.info("data port: %s", error)
     raise ConfigError(

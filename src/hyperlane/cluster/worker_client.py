@@ -13,11 +13,16 @@ from typing import Any
 import grpc.aio
 
 from hyperlane.cluster import messages, rpc
+from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import WorkerStub
-from hyperlane.core import Address, ElementType, HeadId, WorkerFacts
-from hyperlane.errors import LoadFailed, WorkerUnreachable
+from hyperlane.cluster.trust import grpc_tls, preflight
+from hyperlane.cluster.trust.head_trust import HeadTrust
+from hyperlane.core import Address, ElementType, HeadId, NodeId, WorkerFacts
+from hyperlane.errors import LoadFailed, NotTrusted, WorkerUnreachable
 from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey
+from hyperlane.wire.peer import NodeRole, Peer
+from hyperlane.wire.tls import ClientTls
 
 CONNECT_TIMEOUT_S = 15.0
 """A worker dials the next one with a time-out of its own, which must end first."""
@@ -40,13 +45,22 @@ class Loaded:
 
 
 class WorkerClient:
-    """One worker. Lives in one event loop; every method raises ClusterError's children, `close` nothing."""
+    """One worker. Lives in one event loop; every method raises ClusterError's children, `close` nothing.
 
-    def __init__(self, address: Address) -> None:
+    The first call finds out who answers: a worker on another machine must show a certificate of this head's cluster,
+    and from then on nobody else is spoken to; on loopback it may also speak plain text.
+    """
+
+    def __init__(self, address: Address, trust: HeadTrust | None = None) -> None:
+        """`trust` None: this head has no cluster, and its workers are those of this machine."""
         self.address = address
         self.name = "the worker"
-        self._channel = grpc.aio.insecure_channel(rpc.target(address), options=rpc.CHANNEL_OPTIONS)
-        self._stub = WorkerStub(self._channel)
+        self.peer: Peer | None = None
+        self._trust = trust
+        self._channel: Any = None
+        self._stub: Any = None
+        if trust is None and is_loopback(address.host):
+            self._open_plain()
 
     async def describe(self, fingerprint: str = "", path_hint: str = "", timeout_s: float = 10.0) -> Described:
         """Ask what the worker is, until it answers or `timeout_s` is over.
@@ -57,7 +71,7 @@ class WorkerClient:
 
         """
         request = pb.DescribeRequest(version=messages.own_version(), fingerprint=fingerprint, path_hint=path_hint)
-        response = await self._safely(self._stub.Describe, request, timeout_s)
+        response = await self._safely("Describe", request, timeout_s)
         messages.check_version(response.version, f"the worker at {self.address}")
         self.name = f"worker {response.name}"
         with rpc.mapped(self.address, self.name):
@@ -73,7 +87,8 @@ class WorkerClient:
 
         """
         began, loaded = False, None
-        call = self._stub.Load(messages.load_to(order), timeout=timeout_s)
+        await self._reach(timeout_s)
+        call = self._stub.Load(messages.load_to(order, self._revoked()), timeout=timeout_s)
         try:
             with rpc.mapped(self.address, self.name, timeout_s):
                 async for response in call:
@@ -94,16 +109,22 @@ class WorkerClient:
             raise LoadFailed(f"{self.name} at {self.address} ended the load of {order.key} without a result")
         return loaded
 
-    async def connect(self, key: StageKey, next_data: Address) -> None:
-        """Make the worker dial the next stage."""
+    async def connect(self, key: StageKey, next_data: Address, next_node: NodeId | None = None) -> None:
+        """Make the worker dial the next stage. `next_node`: whom it must find there; None for a plain link."""
         request = pb.ConnectRequest(
-            epoch=messages.epoch_to(key.epoch), index=key.index, next=messages.address_to(next_data)
+            epoch=messages.epoch_to(key.epoch),
+            index=key.index,
+            next=messages.address_to(next_data),
+            next_node=next_node or b"",
         )
+        await self._reach(CONNECT_TIMEOUT_S)
         with rpc.mapped(self.address, self.name, CONNECT_TIMEOUT_S):
             await self._stub.Connect(request, timeout=CONNECT_TIMEOUT_S)
 
     async def unload(self, head: HeadId, key: StageKey | None = None) -> int:
         """Drop one stage, or all of the head's with its lease; returns how many there were."""
+        if self._stub is None:
+            return 0  # it was never reached, so nothing was ever loaded
         request = messages.unload_to(head, key)
         with rpc.mapped(self.address, self.name, rpc.CALL_TIMEOUT_S):
             response = await self._stub.Unload(request, timeout=rpc.CALL_TIMEOUT_S)
@@ -111,23 +132,78 @@ class WorkerClient:
 
     async def drain(self) -> int:
         """Make the worker take no further stage; returns how many it has."""
-        response = await self._safely(self._stub.Drain, pb.DrainRequest(), rpc.CALL_TIMEOUT_S)
+        response = await self._safely("Drain", pb.DrainRequest(), rpc.CALL_TIMEOUT_S)
         return int(response.stages)
 
     async def health(self, head: HeadId, timeout_s: float = rpc.CALL_TIMEOUT_S, tries: int = 2) -> HostHealth:
         """Renew the head's lease and learn how its stages are."""
-        request = pb.HealthRequest(head=head)
-        response = await self._safely(self._stub.Health, request, timeout_s, tries)
+        if self.peer is not None and self._trust is not None:
+            self._trust.check(self.peer)
+        request = pb.HealthRequest(head=head, revoked=messages.revoked_to(self._revoked()))
+        response = await self._safely("Health", request, timeout_s, tries)
         with rpc.mapped(self.address, self.name):
             return messages.health_from(response, head)
 
     async def close(self) -> None:
         """Release the channel. Idempotent."""
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
 
-    async def _safely(self, method: Any, request: object, budget_s: float, tries: int = rpc.TRIES) -> Any:  # noqa: ANN401 (generated stubs are untyped)
+    @property
+    def node(self) -> NodeId | None:
+        """Whom its certificate names; None for a worker of this machine that speaks plain text."""
+        return self.peer.name.node if self.peer is not None else None
+
+    def link_tls(self) -> ClientTls | None:
+        """How to dial its data port; None: in plain text."""
+        if self.peer is None or self._trust is None:
+            return None
+        return self._trust.credentials.client_tls(NodeRole.WORKER, self.peer.name.node, self._trust.check)
+
+    # --- who it is -------------------------------------------------------------------------------------------
+
+    async def _reach(self, timeout_s: float) -> None:
+        """Find out once who answers, and open the channel that fits.
+
+        Raises:
+            WorkerUnreachable: nothing answers.
+            NotTrusted: it is no worker of this cluster.
+
+        """
+        if self._stub is not None:
+            return
+        if self._trust is None:
+            raise NotTrusted(
+                f"{self.address} is on another machine, and this one has no cluster yet: `hyperlane serve MODEL` makes "
+                "one and prints the token with which workers join"
+            )
+        look = asyncio.to_thread(preflight.identify, self.address, self._trust, NodeRole.WORKER, timeout_s)
+        try:
+            peer = await look
+        except preflight.SpeaksNoTls:
+            if not is_loopback(self.address.host):
+                raise
+            self._open_plain()
+            return
+        credentials = self._trust.credentials
+        self._channel = grpc.aio.secure_channel(
+            rpc.target(self.address),
+            grpc_tls.channel_credentials(credentials),
+            options=grpc_tls.channel_options(credentials, NodeRole.WORKER, peer.name.node),
+        )
+        self._stub, self.peer = WorkerStub(self._channel), peer
+
+    def _open_plain(self) -> None:
+        self._channel = grpc.aio.insecure_channel(rpc.target(self.address), options=rpc.CHANNEL_OPTIONS)
+        self._stub = WorkerStub(self._channel)
+
+    def _revoked(self) -> frozenset[int]:
+        return self._trust.members.revoked() if self._trust is not None and self.peer is not None else frozenset()
+
+    async def _safely(self, method: str, request: object, budget_s: float, tries: int = rpc.TRIES) -> Any:  # noqa: ANN401 (generated stubs are untyped)
         async def once(timeout_s: float) -> Any:  # noqa: ANN401
+            await self._reach(timeout_s)
             with rpc.mapped(self.address, self.name, budget_s):
-                return await method(request, timeout=timeout_s)
+                return await getattr(self._stub, method)(request, timeout=timeout_s)
 
         return await rpc.retried(once, budget_s, tries)

@@ -17,9 +17,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from hyperlane.cluster import messages, rpc
 from hyperlane.cluster.cost import kv_bytes
+from hyperlane.cluster.link_dialler import LinkDialler
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import add_WorkerServicer_to_server
-from hyperlane.core import Address, WorkerFacts
+from hyperlane.cluster.trust import grpc_tls
+from hyperlane.cluster.trust.worker_trust import WorkerTrust
+from hyperlane.core import Address, NodeId, WorkerFacts
 from hyperlane.errors import ClusterError, ConfigError, HyperlaneError, LinkError
 from hyperlane.stage.host import StageHost
 from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey
@@ -29,6 +32,9 @@ log = logging.getLogger(__name__)
 
 SERVICE = "hyperlane.v1.Worker"
 EXPIRY_CHECK_S = 1.0
+ALLOWED = {"/hyperlane.v1.Worker/": grpc_tls.HEAD_ALONE, "/grpc.health.v1.Health/": grpc_tls.ALL_MEMBERS}
+"""Who may call what on an encrypted control port."""
+
 GRACE_S = 1.0
 """How long calls in progress may go on when the server stops."""
 
@@ -47,9 +53,11 @@ class WorkerFace:
 class WorkerService:
     """The calls of `hyperlane.v1.Worker`, as the generated server wants them."""
 
-    def __init__(self, host: StageHost, face: WorkerFace) -> None:
+    def __init__(self, host: StageHost, face: WorkerFace, trust: WorkerTrust | None) -> None:
         self._host = host
         self._face = face
+        self._trust = trust
+        self._dialler = LinkDialler(trust)
 
     async def Describe(self, request: Any, _context: Context) -> Any:  # noqa: N802, ANN401 (named by the proto; generated messages are untyped)
         """Any version is answered: the caller finds out from the answer that it is another one."""
@@ -63,7 +71,7 @@ class WorkerService:
         """Progress, then ready. The engine is built in a thread; when the call ends early the load is given up."""
         async with rpc.refusals(context):
             messages.check_version(request.version, "the head")
-            order = _counted(messages.load_from(request))
+            order = _counted(messages.load_from(request, self._heard(context, request.revoked)))
             # When the call ends while a message is being sent, grpc drops this generator without closing it.
             context.add_done_callback(lambda _context: self._host.cancel(order.key, "the head's call ended"))
             async for response in self._load(order):
@@ -107,7 +115,8 @@ class WorkerService:
             key = StageKey(messages.epoch_from(request.epoch), request.index)
             address = messages.address_from(request.next)
             try:
-                await asyncio.to_thread(self._host.connect, key, address)
+                node = messages.node_from(request.next_node)
+                await asyncio.to_thread(self._host.connect, key, address, self._dialler.to(node) if node else None)
             except LinkError as error:
                 raise ClusterError(f"{key} cannot reach the next stage at {address}: {error}") from error
             return pb.ConnectResponse()
@@ -122,7 +131,16 @@ class WorkerService:
 
     async def Health(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
         async with rpc.refusals(context):
+            self._heard(context, request.revoked)
             return messages.health_to(self._host.renew(messages.head_from(request.head)))
+
+    def _heard(self, context: Context, revoked: Any) -> NodeId | None:  # noqa: ANN401
+        """Who calls, and what they say was taken back; None on a plain connection, which comes from this machine."""
+        if self._trust is None:
+            return None
+        self._trust.tell_revoked(messages.revoked_from(revoked))
+        peer = grpc_tls.caller(context)
+        return peer.name.node if peer else None
 
 
 def _counted(order: LoadOrder) -> LoadOrder:
@@ -135,11 +153,17 @@ def _counted(order: LoadOrder) -> LoadOrder:
 class WorkerServer:
     """The control port: Worker and the standard health service, and the clock of the lease."""
 
-    def __init__(self, host: StageHost, face: WorkerFace) -> None:
+    def __init__(self, host: StageHost, face: WorkerFace, trust: WorkerTrust | None = None) -> None:
+        """With `trust` every call needs a certificate of its cluster; without, the port is for this machine alone."""
         self._host = host
-        self._server = grpc.aio.server(options=rpc.SERVER_OPTIONS, maximum_concurrent_rpcs=256)
+        self._credentials = grpc_tls.server_credentials(trust) if trust else None
+        self._server = grpc.aio.server(
+            interceptors=[grpc_tls.Gate(trust.check, ALLOWED)] if trust else [],
+            options=(*rpc.SERVER_OPTIONS, *grpc_tls.SERVER_OPTIONS),
+            maximum_concurrent_rpcs=256,
+        )
         self._health = health.aio.HealthServicer()
-        add_WorkerServicer_to_server(WorkerService(host, face), self._server)
+        add_WorkerServicer_to_server(WorkerService(host, face, trust), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._expiry: asyncio.Task[None] | None = None
 
@@ -151,7 +175,7 @@ class WorkerServer:
 
         """
         try:
-            port = self._server.add_insecure_port(rpc.target(address))
+            port = grpc_tls.add_port(self._server, rpc.target(address), self._credentials)
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {address}: the port is in use or the address is not this machine's; choose another "

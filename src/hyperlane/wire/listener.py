@@ -25,7 +25,7 @@ from hyperlane.wire.hello import HELLO_BYTES, answer_to, check_hello_header, enc
 from hyperlane.wire.kind import Kind
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.peer import Peer
-from hyperlane.wire.sockets import SILENCE_S, tune
+from hyperlane.wire.sockets import SILENCE_S, listening_socket, plain_host, tune
 from hyperlane.wire.strangers import Strangers
 from hyperlane.wire.tcp import TcpLink, peer_name
 from hyperlane.wire.tls import ServerTls, Stream, TlsStream, why
@@ -146,7 +146,7 @@ class DataListener:
                 log.warning("data port %s: a connection could not be accepted: %s", self.address, error)
                 time.sleep(0.05)  # out of file descriptors: trying again at once would spin
                 return
-            now = time.monotonic()
+            host, now = plain_host(host), time.monotonic()
             if self._strangers.barred(host, now):
                 sock.close()
                 continue
@@ -227,11 +227,7 @@ class DataListener:
 
 def _listen(address: Address) -> socket.socket:
     try:
-        return socket.create_server(
-            (address.host, address.port),
-            family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
-            backlog=BACKLOG,
-        )
+        return listening_socket(address.host, address.port, BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {address}: {error.strerror or error}; choose another port, or 0 for any free one"

@@ -33,6 +33,31 @@ def _most_buffers() -> int:
 _MOST_BUFFERS = _most_buffers() if _HAS_SENDMSG else 0
 
 
+def everywhere() -> str:
+    """The host to listen on for every address of this machine, of both versions of IP where it has both."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 (that is the purpose)
+
+
+def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """A socket that listens; on '::' also for IPv4 where the system can.
+
+    Raises:
+        OSError: the port is in use, or the address is not this machine's.
+
+    """
+    if host == "::" and socket.has_dualstack_ipv6():
+        return socket.create_server((host, port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
+    if host == "::":
+        host = everywhere()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=backlog)
+
+
+def plain_host(host: str) -> str:
+    """A peer's host as people know it: IPv4 that came through a socket of both versions looks like IPv6."""
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
 def tune(sock: Stream, silence_s: float = SILENCE_S) -> None:
     """No delay for small frames, and an end to connections whose peer has vanished. Buffer sizes stay the kernel's."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -15,7 +15,7 @@ from hyperlane.wire.frame import Message
 from hyperlane.wire.limits import Terms
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
-from hyperlane.wire.sockets import rest_after, send_some
+from hyperlane.wire.sockets import plain_host, rest_after, send_some
 from hyperlane.wire.tls import Stream
 
 
@@ -112,4 +112,4 @@ def peer_name(sock: Stream) -> str:
         name = sock.getpeername()
     except OSError:
         return "a peer that is gone"
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a local peer"
+    return f"{plain_host(name[0])}:{name[1]}" if isinstance(name, tuple) else "a local peer"

@@ -86,9 +86,9 @@ def test_only_sampling_options_that_are_given_are_passed_on():
 
 
 def test_a_flag_without_value_that_is_not_given_leaves_the_file_its_say(monkeypatch):
-    monkeypatch.setenv("HYPERLANE_WORKER_INSECURE", "yes")
+    monkeypatch.setenv("HYPERLANE_WORKER_ANNOUNCE", "yes")
     assert invoke(keep_worker, "--listen", "0.0.0.0:7420").exit_code == 0
-    assert SEEN[0].insecure
+    assert SEEN[0].announce
 
 
 def test_an_expected_error_is_one_line_with_its_exit_code():

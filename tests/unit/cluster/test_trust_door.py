@@ -57,6 +57,16 @@ def connection(cluster) -> socket.socket:
     return socket.create_connection((cluster.address.host, cluster.address.port), 20)
 
 
+def say_and_wait(sock, data) -> None:
+    """Send something, or end the stream if there is nothing to send, and wait for the other side's end."""
+    with suppress(OSError):  # it may have ended already
+        if data:
+            sock.sendall(data)
+        else:
+            socket.socket.shutdown(sock, socket.SHUT_WR)
+    end_of(sock)
+
+
 def end_of(sock) -> None:
     """Wait until the other side ends the connection."""
     sock.settimeout(20)
@@ -254,16 +264,9 @@ def test_strangers_of_every_kind_are_logged_with_their_address_and_leave_the_doo
 ):
     monkeypatch.setattr(door, "REQUEST_WITHIN_S", 1.0)
     for data in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + b"\xff" * 300, bytes(64)):
-        sock = connection(cluster)
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-        end_of(sock)
+        say_and_wait(connection(cluster), data)
     for data in (b"", struct.pack(">I", 1 << 30), struct.pack(">I", 4) + b"\xff" * 4, struct.pack(">I", 0), b"\x00"):
-        sock = tls(cluster)
-        sock.sendall(data)
-        if not data:
-            socket.socket.shutdown(sock, socket.SHUT_WR)
-        end_of(sock)
+        say_and_wait(tls(cluster), data)
     assert sum("refused 127.0.0.1:" in line for line in caplog.messages) >= 5
     assert worker_trust.join(cluster.token(), tmp_path / "trust", "a")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 
@@ -98,18 +97,15 @@ def test_specs_name_each_stages_layers_and_the_precisions_of_both_its_links():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_loopback_is_listened_on_without_a_word(host, caplog):
-    check_listen(Address(host, 7420), insecure=False)
-    assert not caplog.records
+def test_loopback_is_listened_on_by_anybody(host):
+    check_listen(Address(host, 7420), joined=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.20", "::", "node-a"])
-def test_another_address_is_refused_unless_asked_for_and_then_warned_about(host, caplog):
-    with pytest.raises(ConfigError, match="--insecure"):
-        check_listen(Address(host, 7420), insecure=False)
-    with caplog.at_level(logging.WARNING):
-        check_listen(Address(host, 7420), insecure=True)
-    assert "without encryption" in caplog.text
+def test_another_address_is_refused_unless_the_machine_has_joined_a_cluster(host):
+    with pytest.raises(ConfigError, match="--join TOKEN"):
+        check_listen(Address(host, 7420), joined=False)
+    check_listen(Address(host, 7420), joined=True)
 
 
 def test_the_machine_has_a_name_and_some_memory():

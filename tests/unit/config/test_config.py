@@ -161,7 +161,7 @@ def test_what_is_no_size_is_refused(text):
 
 @pytest.mark.parametrize(("text", "truth"), [("yes", True), ("ON", True), ("0", False), ("false", False)])
 def test_words_for_truth(tmp_path, text, truth):
-    assert settings(tmp_path, HYPERLANE_WORKER_INSECURE=text).resolve(WorkerConfig).insecure is truth
+    assert settings(tmp_path, HYPERLANE_WORKER_ANNOUNCE=text).resolve(WorkerConfig).announce is truth
 
 
 def test_every_field_says_what_it_means():

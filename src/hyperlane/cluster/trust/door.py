@@ -22,6 +22,7 @@ from hyperlane.cluster.trust.head_trust import HeadTrust, Newcomer, printable_na
 from hyperlane.core import Address, NodeId
 from hyperlane.errors import ConfigError, HyperlaneError, NotTrusted, ProtocolError
 from hyperlane.wire.peer import Peer, peer_of
+from hyperlane.wire.sockets import listening_socket, plain_host
 from hyperlane.wire.strangers import Strangers
 from hyperlane.wire.tls import why
 
@@ -94,6 +95,7 @@ class JoinDoor:
             log.warning("the door could not let somebody in: %s", error)
             time.sleep(0.05)  # out of file descriptors: trying again at once would spin
             return
+        host = plain_host(host)
         with self._guard:
             here = [one for one, _ in self._guests.values()]
             crowded = len(here) >= MAX_AT_ONCE or here.count(host) >= MAX_PER_HOST
@@ -108,41 +110,43 @@ class JoinDoor:
         """The supervisor of one connection: whatever a stranger does ends here, with a line in the log."""
         try:
             self._exchange(sock, guest)
-        except (HyperlaneError, OSError) as error:
-            reason = why(error) if isinstance(error, OSError) else str(error)
-            log.warning("the door refused %s: %s", guest, reason)
-            with self._guard:
-                barred = self._strangers.failed(guest.host, time.monotonic())
-            if barred:
-                log.warning("the door does not listen to %s for a while", guest.host)
+        except OSError as error:
+            self._refused(guest, why(error))
         finally:
             with self._guard:
                 del self._guests[sock]
             sock.close()
 
+    def _refused(self, guest: Address, reason: str) -> None:
+        log.warning("the door refused %s: %s", guest, reason)
+        with self._guard:
+            barred = self._strangers.failed(guest.host, time.monotonic())
+        if barred:
+            log.warning("the door does not listen to %s for a while", guest.host)
+
     # --- one connection --------------------------------------------------------------------------------------
 
     def _exchange(self, sock: socket.socket, guest: Address) -> None:
         sock.settimeout(HANDSHAKE_WITHIN_S)
-        channel = self._context().wrap_socket(sock.dup(), server_side=True)
-        with channel:
-            refusal: HyperlaneError | None = None
-            request = pb.DoorRequest()
+        with self._context().wrap_socket(sock.dup(), server_side=True) as channel:
             try:
-                shown = channel.getpeercert()
-                request = read_request(channel, time.monotonic() + REQUEST_WITHIN_S)
-                response = self._decide(request, peer_of(shown) if shown else None, guest)
+                response = self._answer(channel, guest)
             except HyperlaneError as error:
-                refusal, response = error, pb.DoorResponse(refusal=str(error))
+                self._refused(guest, str(error))
+                response = pb.DoorResponse(refusal=str(error))
             channel.sendall(packed(response))
             _say_goodbye(channel)
-        if refusal is not None:
-            raise refusal
+
+    def _answer(self, channel: ssl.SSLSocket, guest: Address) -> pb.DoorResponse:
+        shown = channel.getpeercert()
+        request = read_request(channel, time.monotonic() + REQUEST_WITHIN_S)
+        response = self._decide(request, peer_of(shown) if shown else None, guest)
         if request.WhichOneof("ask") == "join":
             name = printable_name(request.join.name)
             log.info("%s joined from %s", name, guest)
             if self._on_joined is not None:
                 self._on_joined(name, guest)
+        return response
 
     def _decide(self, request: pb.DoorRequest, shown: Peer | None, guest: Address) -> pb.DoorResponse:
         match request.WhichOneof("ask"):
@@ -170,9 +174,8 @@ class JoinDoor:
 
 
 def _listen(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        sock = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+        sock = listening_socket(address.host, address.port, BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {address} for machines that join: {error.strerror or error}; choose another address "

@@ -40,7 +40,7 @@ class Newcomer:
 
 
 class HeadTrust:
-    """The cluster that this machine is the head of. Is a `Membership`; every method from any thread or process."""
+    """The cluster that this machine is the head of. Is a `Trust`; every method from any thread or process."""
 
     def __init__(self, trust: Path, *, make: bool = True, machine: Machine | None = None) -> None:
         """Open the folder `trust`; at the first start make identity, authority and certificate.
@@ -51,7 +51,7 @@ class HeadTrust:
             OSError: the folder cannot be written.
 
         """
-        self._trust = trust
+        self.folder = trust
         self.node = node_identity(trust, machine)
         self.authority = Authority(trust / "authority", make=make)
         self.tokens = TokenStore(trust / "authority" / "tokens.json")
@@ -65,13 +65,13 @@ class HeadTrust:
 
     @property
     def credentials(self) -> NodeCredentials:
-        """As `Membership.credentials`."""
+        """As `Trust.credentials`."""
         if self._credentials.certificate.needs_renewal(datetime.now(UTC)):
             self._credentials = self._own("head", NodeRole.HEAD)
         return self._credentials
 
     def check(self, peer: Peer) -> None:
-        """As `Membership.check`."""
+        """As `Trust.check`."""
         self.members.check(peer)
 
     def local_worker(self) -> Path:
@@ -156,12 +156,12 @@ class HeadTrust:
     def _own(self, folder: str, role: NodeRole) -> NodeCredentials:
         """This machine's certificate for a role: kept, made anew when it is old or another's."""
         name = self._name(role, self.node)
-        found = NodeCredentials.load(self._trust / folder)
+        found = NodeCredentials.load(self.folder / folder)
         if found and found.name == name and not found.certificate.needs_renewal(datetime.now(UTC)):
             return found
         key = certificates.new_key()
         certificate = self.authority.issue(name, key.public_key())
-        return NodeCredentials.store(self._trust / folder, self.authority.certificate, certificate.pem, key)
+        return NodeCredentials.store(self.folder / folder, self.authority.certificate, certificate.pem, key)
 
 
 def printable_name(name: str) -> str:

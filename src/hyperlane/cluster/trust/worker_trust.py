@@ -27,7 +27,7 @@ DOOR = "door.json"
 
 
 class WorkerTrust:
-    """The cluster that this machine works for. Is a `Membership`; every method from any thread."""
+    """The cluster that this machine works for. Is a `Trust`; every method from any thread."""
 
     def __init__(self, folder: Path, credentials: NodeCredentials, door: Sequence[Address]) -> None:
         """`folder`: with what `join` or a head has stored; `door`: where the head's door is, empty for its own worker.
@@ -43,11 +43,11 @@ class WorkerTrust:
 
     @property
     def credentials(self) -> NodeCredentials:
-        """As `Membership.credentials`."""
+        """As `Trust.credentials`."""
         return self._credentials
 
     def check(self, peer: Peer) -> None:
-        """As `Membership.check`."""
+        """As `Trust.check`."""
         self._revocations.check(peer)
 
     def tell_revoked(self, serials: Iterable[int]) -> None:

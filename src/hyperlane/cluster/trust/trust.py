@@ -8,8 +8,8 @@ from hyperlane.cluster.trust.credentials import NodeCredentials
 from hyperlane.wire.peer import Peer
 
 
-class Membership(Protocol):
-    """A node's place in a cluster."""
+class Trust(Protocol):
+    """A node's side of its cluster's trust."""
 
     @property
     def credentials(self) -> NodeCredentials:
