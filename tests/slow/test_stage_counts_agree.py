@@ -1,7 +1,7 @@
 """However many stages a model is cut into, and whatever runs beside a request, the same tokens come out.
 
-Over raw links and greedy. Where an answer differs, the reference's two best tokens must be closer than what two orders of the
-same arithmetic may differ by; the tests count such places, and one that is not such a place fails them.
+Over raw links, greedy, with the fast integer arithmetic. No difference is accepted: int8 activations turn a last bit
+into another answer, so the engine keeps every order of its arithmetic the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,11 @@ from hyperlane.node import start_serving
 
 NEW_TOKENS = 64
 PROMPT_LENGTHS = (5, 8, 13, 17, 24, 31, 45, 60, 64, 77, 100, 127, 128, 129, 200, 256, 301, 400, 640, 900)
-STAGE_COUNTS = (1, 2, 3, 5)
-TIE = 2e-3
-"""Difference of two log-probabilities that two orders of the same float32 arithmetic may swap (measured: 3e-4)."""
+STAGE_COUNTS = (2, 3, 5)
+
+Answers = Sequence[tuple[int, ...]]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Tokens, and by how much each was ahead of the second best."""
-
-    tokens: tuple[int, ...]
-    leads: tuple[float, ...]
 
 
 @contextmanager
@@ -50,39 +41,32 @@ def prompts(generator: TextGenerator) -> list[tuple[int, ...]]:
     return [tokens[17 * number : 17 * number + length] for number, length in enumerate(PROMPT_LENGTHS)]
 
 
-async def answer(generator: TextGenerator, prompt: tuple[int, ...]) -> Answer:
+async def answer(generator: TextGenerator, prompt: tuple[int, ...]) -> tuple[int, ...]:
     tokens: list[int] = []
-    leads: list[float] = []
-    sampling = SamplingParams(temperature=0.0, logprobs=2)
-    request = GenerationRequest("agree", prompt, sampling, max_tokens=NEW_TOKENS, ignore_eos=True)
+    request = GenerationRequest("agree", prompt, SamplingParams(temperature=0.0), NEW_TOKENS, ignore_eos=True)
     async for event in generator.submit(request):
         match event:
             case TextDelta():
                 tokens += event.tokens
-                leads += [choice.top[0].logprob - choice.top[1].logprob for choice in event.logprobs]
             case Failed(error=error):
                 raise error
-    assert len(tokens) == len(leads) == NEW_TOKENS
-    return Answer(tuple(tokens), tuple(leads))
+    assert len(tokens) == NEW_TOKENS
+    return tuple(tokens)
 
 
-async def answers(generator: TextGenerator, at_once: int) -> list[Answer]:
+async def answers(generator: TextGenerator, at_once: int) -> Answers:
     limit = asyncio.Semaphore(at_once)
 
-    async def one(prompt: tuple[int, ...]) -> Answer:
+    async def one(prompt: tuple[int, ...]) -> tuple[int, ...]:
         async with limit:
             return await answer(generator, prompt)
 
     return await asyncio.gather(*(one(prompt) for prompt in prompts(generator)))
 
 
-def check_same(reference: Sequence[Answer], other: Sequence[Answer], where: str) -> None:
-    for number, (wanted, got) in enumerate(zip(reference, other, strict=True)):
-        if wanted.tokens == got.tokens:
-            continue
-        at = next(i for i, pair in enumerate(zip(wanted.tokens, got.tokens, strict=True)) if len(set(pair)) > 1)
-        print(f"{where}: prompt {number} differs at token {at}, lead {wanted.leads[at]:.2g}")
-        assert wanted.leads[at] <= TIE, f"{where}: prompt {number} differs at token {at}, and no tie is the reason"
+def check_same(reference: Answers, other: Answers, where: str) -> None:
+    for length, wanted, got in zip(PROMPT_LENGTHS, reference, other, strict=True):
+        assert wanted == got, f"{where}: the answer to the prompt of {length} tokens differs"
 
 
 @pytest.mark.parametrize("model", ["smollm2", "gemma3"])
@@ -93,7 +77,7 @@ def test_greedy_answers_are_the_same_through_any_number_of_stages_alone_and_besi
     with pipeline(path, 1) as generator:
         reference = asyncio.run(answers(generator, at_once=1))
         check_same(reference, asyncio.run(answers(generator, at_once=8)), "1 stage, 8 at once")
-    for stages in STAGE_COUNTS[1:]:
+    for stages in STAGE_COUNTS:
         with pipeline(path, stages) as generator:
             check_same(reference, asyncio.run(answers(generator, at_once=1)), f"{stages} stages, alone")
             check_same(reference, asyncio.run(answers(generator, at_once=8)), f"{stages} stages, 8 at once")
