@@ -438,10 +438,33 @@ class StageStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A worker that the head knows of, in its plan or not. `state`: joining, ready, suspect or gone.
+
+    `found`: the ways in which it was found. `rtt_us` 0: not measured. `reason`: why it cannot be used; empty when it
+    can. Memory in bytes, as it last said; 0 when it never answered.
+    """
+
+    name: str
+    node: str
+    address: Address | None
+    state: str
+    found: tuple[str, ...]
+    in_plan: bool = False
+    device: str = ""
+    version: str = ""
+    memory_total: int = 0
+    memory_free: int = 0
+    rtt_us: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HeadStatus:
     """What the head knows of itself now. Counters count since the start. `ready`: see `TextGenerator.ready`.
 
     `sent_bytes_per_token`: on the link to stage 0, as `StageStatus` has it for the others; 0 before the first token.
+    `nodes`: workers that were found. `troubles`: what a person should see to, as two machines with one identity.
     """
 
     model: str
@@ -462,6 +485,8 @@ class HeadStatus:
     uptime_s: float
     hop_us: float = 0.0
     sent_bytes_per_token: float = 0.0
+    nodes: tuple[NodeStatus, ...] = ()
+    troubles: tuple[str, ...] = ()
 
 
 class TextGenerator(Protocol):

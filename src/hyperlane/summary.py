@@ -71,6 +71,26 @@ def stages_table(status: HeadStatus) -> str:
     return columns([head, *rows])
 
 
+def nodes_table(status: HeadStatus) -> str:
+    """Who is there, how each was found, and what it has."""
+    head = ("node", "state", "address", "device", "memory free", "round trip", "found by", "in plan")
+    rows = [
+        (
+            node.name,
+            node.state,
+            str(node.address or "-"),
+            node.device or "-",
+            f"{human_bytes(node.memory_free)} of {human_bytes(node.memory_total)}" if node.memory_total else "-",
+            f"{node.rtt_us / 1000:.2f} ms" if node.rtt_us else "-",
+            ", ".join(node.found),
+            "yes" if node.in_plan else "no",
+        )
+        for node in status.nodes
+    ]
+    reasons = [f"{node.name}: {node.reason}" for node in status.nodes if node.reason]
+    return "\n".join([columns([head, *rows]), *reasons, *status.troubles])
+
+
 def links_line(status: HeadStatus) -> str:
     """Bytes per token on each link of the ring."""
     hops = (f"{source} → {target} {human_bytes(sent)}" for source, target, sent in _links(status))
@@ -93,6 +113,7 @@ def status_text(status: HeadStatus) -> str:
             "",
             stages_table(status),
             links_line(status),
+            *(["", nodes_table(status)] if status.nodes or status.troubles else []),
         )
     )
 

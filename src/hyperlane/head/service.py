@@ -5,7 +5,7 @@ Joins a head, a tokenizer and a chat template; checks every request before it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hyperlane.core import ChatMessage, GenerationRequest, HeadStatus, ModelFacts, Plan
@@ -39,10 +39,17 @@ class Template(Protocol):
 
 
 class HeadService:
-    """A `core.TextGenerator`. `template`: None for a model without one."""
+    """A `core.TextGenerator`. `template`: None for a model without one. `around`: completes a status."""
 
-    def __init__(self, head: Head, tokenizer: TextTokenizer, template: Template | None = None) -> None:
+    def __init__(
+        self,
+        head: Head,
+        tokenizer: TextTokenizer,
+        template: Template | None = None,
+        around: Callable[[HeadStatus], HeadStatus] = lambda status: status,
+    ) -> None:
         self._head = head
+        self._around = around
         self._tokenizer = tokenizer
         self._template = template
 
@@ -76,7 +83,7 @@ class HeadService:
         return self._head.submit(request)
 
     def status(self) -> HeadStatus:
-        return self._head.status()
+        return self._around(self._head.status())
 
     def ready(self) -> bool:
         return self._head.ready()
