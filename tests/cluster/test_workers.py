@@ -114,7 +114,7 @@ def test_closing_twice_is_closing_once(tiny_model):
     serving = start_serving(serve_config(tiny_model, local_workers=1), worker_command=TOY)
     serving.close()
     serving.close()
-    assert children() == []
+    assert children_named("toy_worker") == []
 
 
 def test_workers_by_address_serve_one_head_after_another(tiny_model, toys):
