@@ -49,7 +49,7 @@ test-unit: build  ## the pure-Python tests alone: no runtime, no model, any syst
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
 test-slow: build  ## the tests marked slow
-	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
+	$(BIN)/python -m pytest tests -m slow --timeout=3600 $(ARGS)
 
 check: format-check lint types layers  ## format, lint, types, import contract
 
