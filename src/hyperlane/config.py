@@ -35,6 +35,21 @@ def _setting(default: Any, read: Callable[[object], object], meaning: str) -> An
 # --- the roles -----------------------------------------------------------------------------------------------
 
 
+class _Checked:
+    """A role whose values are checked however it is made: ConfigError when one is out of its range."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: a value is out of its range.
+
+        """
+        _check(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Where files are kept. `HYPERLANE_HOME` moves both; otherwise they are the platform's own directories."""
@@ -80,7 +95,7 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True)
-class ServeConfig:
+class ServeConfig(_Checked):
     """What a head needs: the model, its workers, and the sizes of the pipeline."""
 
     section: ClassVar[str] = "serve"
@@ -121,15 +136,6 @@ class ServeConfig:
     load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
     paths: Paths = field(default_factory=Paths)
 
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: a value is out of its range.
-
-        """
-        _check(self)
-
     @property
     def step_tokens(self) -> int:
         """Tokens that one step frame may hold: a chunk of a prompt beside one token of every slot."""
@@ -148,7 +154,7 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerConfig:
+class WorkerConfig(_Checked):
     """What one worker process needs."""
 
     section: ClassVar[str] = "worker"
@@ -173,18 +179,9 @@ class WorkerConfig:
     )
     paths: Paths = field(default_factory=Paths)
 
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: a value is out of its range.
-
-        """
-        _check(self)
-
 
 @dataclass(frozen=True, slots=True)
-class JoinConfig:
+class JoinConfig(_Checked):
     """Where machines join the cluster of this head."""
 
     section: ClassVar[str] = "join"
@@ -196,18 +193,26 @@ class JoinConfig:
     )
     paths: Paths = field(default_factory=Paths)
 
-    def __post_init__(self) -> None:
-        """Check every value.
 
-        Raises:
-            ConfigError: a value is out of its range.
+@dataclass(frozen=True, slots=True)
+class DiscoveryConfig(_Checked):
+    """How machines of a cluster find each other."""
 
-        """
-        _check(self)
+    section: ClassVar[str] = "discovery"
+
+    mdns: bool = _setting(True, values.yes_or_no, "advertise and look for machines over mDNS")
+    addresses: tuple[Address, ...] = _setting(
+        (), values.addresses, "control addresses of workers that may be there, for networks without multicast"
+    )
+    interfaces: tuple[str, ...] = _setting(
+        (), values.texts, "interfaces to look on; unset: all that lead to other machines"
+    )
+    loopback: bool = _setting(False, values.yes_or_no, "look on this machine's own interface too, for tests")
+    wait_s: float = _setting(3.0, values.seconds, "seconds that a starting head waits for machines to be found")
 
 
 @dataclass(frozen=True, slots=True)
-class ApiConfig:
+class ApiConfig(_Checked):
     """What the HTTP edge needs."""
 
     section: ClassVar[str] = "api"
@@ -230,18 +235,9 @@ class ApiConfig:
     drain_s: float = _setting(5.0, values.seconds, "seconds that running answers may take to end after a stop signal")
     max_body: int = _setting(8 << 20, values.size, "bytes that a request's body may have")
 
-    def __post_init__(self) -> None:
-        """Check every value.
 
-        Raises:
-            ConfigError: a value is out of its range.
-
-        """
-        _check(self)
-
-
-Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, JoinConfig, ApiConfig)
-_ROLES = (Paths, ServeConfig, WorkerConfig, JoinConfig, ApiConfig)
+Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, JoinConfig, DiscoveryConfig, ApiConfig)
+_ROLES = (Paths, ServeConfig, WorkerConfig, JoinConfig, DiscoveryConfig, ApiConfig)
 
 
 def meaning_of(role: type[ServeConfig | WorkerConfig | JoinConfig | ApiConfig], name: str) -> str:

@@ -17,6 +17,7 @@ from hyperlane.cluster import machine, worker
 from hyperlane.cluster.background import BackgroundLoop
 from hyperlane.cluster.controller import Ask, Controller
 from hyperlane.cluster.cost import stage_cost
+from hyperlane.cluster.discovery import finding
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.placement import ProportionalPlanner
@@ -25,7 +26,7 @@ from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.weights import holds_model, open_weights
 from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
-from hyperlane.config import ServeConfig, WorkerConfig, usable_cores
+from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
 from hyperlane.core import Address, ModelFacts, Plan, StageSpec
 from hyperlane.errors import ConfigError
 from hyperlane.head.head import Head
@@ -241,13 +242,19 @@ class EngineRoom:
     build: Callable[[StageSpec, TensorSource, Callable[[LoadProgress], None]], Engine]
 
 
-def run_worker(config: WorkerConfig, room: EngineRoom | None = None, lease_s: float = LEASE_S) -> None:
+def run_worker(
+    config: WorkerConfig,
+    room: EngineRoom | None = None,
+    lease_s: float = LEASE_S,
+    discovery: DiscoveryConfig | None = None,
+) -> None:
     """Be a worker until SIGTERM, SIGINT or, with `announce`, the end of standard input.
 
     Args:
         config: what the worker needs.
         room: computes with something else than ONNX Runtime.
         lease_s: how long a head's stages are kept without hearing from it.
+        discovery: how it lets itself be found; None: not at all.
 
     Raises:
         ConfigError: a port is in use, or the address may be listened on only after joining a cluster.
@@ -276,6 +283,8 @@ def run_worker(config: WorkerConfig, room: EngineRoom | None = None, lease_s: fl
         holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
         lease_s=lease_s,
         trust=trust,
+        identity=finding.identity_of(config.paths, trust),
+        beacon=None if discovery is None or config.announce else finding.beacon(discovery, listen, trust),
     )
     asyncio.run(worker.serve(setup))
 

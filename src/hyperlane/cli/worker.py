@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hyperlane import config
 from hyperlane.cli.command import command
 from hyperlane.cli.flags import CommonFlags, WorkerFlags
 
@@ -21,4 +22,4 @@ def worker(*, flags: WorkerFlags, common: CommonFlags) -> None:
     """
     from hyperlane.node import run_worker
 
-    run_worker(flags.resolve(common))
+    run_worker(flags.resolve(common), discovery=config.load(config.DiscoveryConfig, common.config))

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 
 from hyperlane import __version__
 from hyperlane.cluster.announce import Announcement, when_parent_ends
+from hyperlane.cluster.discovery.advert import Advert, NodeKind
+from hyperlane.cluster.discovery.beacon import Beacon
 from hyperlane.cluster.link_dialler import LinkDialler
 from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.messages import CONTROL_PROTOCOL
 from hyperlane.cluster.trust import grpc_tls
 from hyperlane.cluster.trust.worker_trust import Renewal, WorkerTrust
 from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
-from hyperlane.core import Address, ElementType, WorkerFacts
+from hyperlane.core import Address, ElementType, NodeId, WorkerFacts
 from hyperlane.errors import ConfigError
 from hyperlane.stage.host import LoadEngine, StageHost
 from hyperlane.stage.lease import LEASE_S
@@ -63,7 +65,10 @@ class WorkerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """All that a worker process is made of. `trust` None: it serves this machine alone, in plain text."""
+    """All that a worker process is made of.
+
+    `trust` None: it serves this machine alone, in plain text. `beacon`: lets it be found; None for a head's own.
+    """
 
     listen: Address
     announce: bool
@@ -75,6 +80,7 @@ class WorkerSetup:
     lease_s: float = LEASE_S
     identity: WorkerIdentity = field(default_factory=WorkerIdentity)
     trust: WorkerTrust | None = None
+    beacon: Beacon | None = None
 
 
 async def serve(setup: WorkerSetup) -> None:
@@ -94,8 +100,12 @@ async def serve(setup: WorkerSetup) -> None:
             _watch_parent(stopped)
         else:
             print(f"worker {worker.name} is ready at {control} (data at {data})", file=sys.stderr, flush=True)
+        if setup.beacon is not None:
+            await setup.beacon.start(worker.advert())
         await stopped.wait()
     finally:
+        if setup.beacon is not None:
+            await setup.beacon.close()
         await worker.stop()
     if stopped.by_ctrl_c:
         raise KeyboardInterrupt
@@ -167,6 +177,21 @@ class _Worker:
         if self._listener is not None:
             await asyncio.to_thread(self._listener.close)
         await asyncio.to_thread(self._host.close)
+
+    def advert(self) -> Advert:
+        """What others may be told of it."""
+        who = self._setup.identity
+        return Advert(
+            NodeId(bytes.fromhex(who.node)),
+            who.machine,
+            who.cluster,
+            self.name,
+            NodeKind.WORKER,
+            __version__,
+            CONTROL_PROTOCOL,
+            self._control.port,
+            self._data.port,
+        )
 
     def _facts(self) -> WorkerFacts:
         device = self._setup.device

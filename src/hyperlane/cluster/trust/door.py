@@ -7,6 +7,7 @@ hosts that fail again and again are not listened to for a while. Decides nothing
 from __future__ import annotations
 
 import logging
+import re
 import selectors
 import socket
 import ssl
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.trust.credentials import bare_context
@@ -21,7 +23,7 @@ from hyperlane.cluster.trust.door_messages import packed, read_request
 from hyperlane.cluster.trust.head_trust import HeadTrust, Newcomer, printable_name
 from hyperlane.core import Address, NodeId
 from hyperlane.errors import ConfigError, HyperlaneError, NotTrusted, ProtocolError
-from hyperlane.wire.peer import Peer, peer_of
+from hyperlane.wire.peer import NodeRole, Peer, peer_of
 from hyperlane.wire.sockets import listening_socket, plain_host
 from hyperlane.wire.strangers import Strangers
 from hyperlane.wire.tls import why
@@ -36,8 +38,26 @@ FAILURES = 10
 FORGIVEN_PER_S = 0.1
 BACKLOG = 128
 
+_MACHINE = re.compile(r"[0-9a-f]{0,64}")
+
 OnJoined = Callable[[str, Address], None]
 """Told a newcomer's name and where it came from; from a thread of the door's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A worker that says where it is. `peer`: as its certificate names it; `machine`: see `core.WorkerFacts`."""
+
+    peer: Peer
+    address: Address
+    machine: str
+    name: str
+    version: str
+    protocol: int
+
+
+OnRegistered = Callable[[Arrival], None]
+"""Told of a worker that is there; from a thread of the door's."""
 
 
 class JoinDoor:
@@ -52,6 +72,7 @@ class JoinDoor:
         """
         self._trust = trust
         self._on_joined = on_joined
+        self.on_registered: OnRegistered | None = None
         self._strangers = Strangers(FAILURES, FORGIVEN_PER_S)
         self._guests: dict[socket.socket, tuple[str, threading.Thread]] = {}
         self._guard = threading.Lock()
@@ -160,8 +181,25 @@ class JoinDoor:
                 if shown is None:
                     raise NotTrusted("who wants a new certificate must show the old one")
                 return pb.DoorResponse(certificate=self._trust.renew(shown, request.renew.request, guest.host))
+            case "register":
+                if shown is None:
+                    raise NotTrusted("who registers must show a certificate")
+                self._register(shown, request, guest)
+                return pb.DoorResponse(registered=True)
             case _:
                 raise ProtocolError("nothing was asked")
+
+    def _register(self, shown: Peer, request: pb.DoorRequest, guest: Address) -> None:
+        self._trust.check(shown)
+        ask = request.register
+        if shown.name.role is not NodeRole.WORKER:
+            raise NotTrusted(f"{shown} is no worker")
+        if not 0 < ask.control_port < 1 << 16 or not _MACHINE.fullmatch(ask.machine):
+            raise ProtocolError("what a worker registers makes no sense")
+        if self.on_registered is not None:
+            there, version = Address(guest.host, ask.control_port), request.version
+            name = printable_name(ask.name)
+            self.on_registered(Arrival(shown, there, ask.machine, name, version.hyperlane, version.protocol))
 
     def _context(self) -> ssl.SSLContext:
         """Made anew for each connection: the head's certificate may have been renewed."""

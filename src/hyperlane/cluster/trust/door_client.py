@@ -71,6 +71,23 @@ def renew(addresses: Sequence[Address], credentials: NodeCredentials) -> Admissi
     return _first(addresses, ask)
 
 
+def register(addresses: Sequence[Address], credentials: NodeCredentials, ask: pb.RegisterRequest) -> None:
+    """Tell the head that this worker is there.
+
+    Raises:
+        JoinRefused, NotTrusted: the head refuses: this node was removed.
+        WorkerUnreachable: nothing answers at any of the addresses.
+
+    """
+
+    def tell(address: Address) -> None:
+        context = bare_context(ssl.PROTOCOL_TLS_CLIENT, credentials.authority)
+        context.load_cert_chain(credentials.file)
+        _ask(address, pb.DoorRequest(register=ask), context, credentials.authority)
+
+    _first(addresses, tell)
+
+
 def _first(addresses: Sequence[Address], ask: Callable[[Address], T]) -> T:
     """Ask one after the other; only silence, and impostors, lead on to the next."""
     failures: list[str] = []

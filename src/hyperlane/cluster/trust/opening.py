@@ -12,7 +12,7 @@ from hyperlane.cluster.trust import worker_trust
 from hyperlane.cluster.trust.addresses import own_addresses
 from hyperlane.cluster.trust.authority import FILE as AUTHORITY
 from hyperlane.cluster.trust.binding import Machine, this_machine
-from hyperlane.cluster.trust.door import JoinDoor, OnJoined
+from hyperlane.cluster.trust.door import JoinDoor, OnJoined, OnRegistered
 from hyperlane.cluster.trust.files import read_private, write_private
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.token import JoinToken
@@ -96,6 +96,11 @@ class OpenDoor:
     def listening(self) -> bool:
         """Whether machines can join here."""
         return self._door is not None
+
+    def tell_arrivals(self, on_registered: OnRegistered) -> None:
+        """From now on tell of workers that say that they are there."""
+        if self._door is not None:
+            self._door.on_registered = on_registered
 
     def token(self, lifetime_s: float, uses: int) -> JoinToken:
         """A new token for this door."""

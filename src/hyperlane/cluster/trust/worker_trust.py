@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.trust import door_client
 from hyperlane.cluster.trust.binding import Machine
 from hyperlane.cluster.trust.credentials import NodeCredentials
@@ -58,6 +59,21 @@ class WorkerTrust:
 
         """
         self._revocations.tell(serials)
+
+    @property
+    def has_door(self) -> bool:
+        """Whether it knows where its head's door is."""
+        return bool(self._door)
+
+    def register(self, control_port: int, data_port: int, machine: str, name: str) -> None:
+        """Tell the head that this worker is there, at the address that this comes from.
+
+        Raises:
+            HyperlaneError: the head cannot be reached, or refuses.
+
+        """
+        ask = pb.RegisterRequest(control_port=control_port, data_port=data_port, machine=machine, name=name)
+        door_client.register(self._door, self._credentials, ask)
 
     def renew(self) -> bool:
         """Get the next certificate if it is time; whether there is a new one.
