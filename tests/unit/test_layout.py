@@ -52,6 +52,7 @@ PURE = (
     "head/scheduler.py",
     "head/sampler.py",
     "cluster/placement.py",
+    *sorted(path.relative_to(SOURCE).as_posix() for path in (SOURCE / "cluster" / "planner").glob("*.py")),
     "cluster/membership.py",
     "cluster/discovery/advert.py",
     "cluster/discovery/interfaces.py",
@@ -181,7 +182,12 @@ def test_every_command_and_option_in_a_document_exists():
     for document, line in documented(r"(?:^|\| |&& )((?:\.venv/bin/)?hyperlane [a-z]+[^|&#]*)"):
         name, *words = line.split()[1:]
         assert name in group.commands, f"{document}: {line}"
-        options = {option for parameter in group.commands[name].params for option in parameter.opts} | {"--help", "-h"}
+        found = group.commands[name]
+        if hasattr(found, "commands"):  # a group: the next word is the command
+            assert words, f"{document}: {line}"
+            assert words[0] in found.commands, f"{document}: {line}"
+            found = found.commands[words[0]]
+        options = {option for parameter in found.params for option in parameter.opts} | {"--help", "-h"}
         used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= options, f"{document}: {line}"
 

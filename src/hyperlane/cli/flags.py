@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from hyperlane import config
-from hyperlane.config import ApiConfig, ServeConfig, WorkerConfig
+from hyperlane.config import ApiConfig, JoinConfig, ServeConfig, WorkerConfig
+
+AnyRole = ServeConfig | WorkerConfig | JoinConfig | ApiConfig
 
 _SAMPLING, _CLUSTER, _API = "Sampling", "Workers and memory", "HTTP"
 
 
-def _option(role: type[ServeConfig | WorkerConfig | ApiConfig], name: str, *flags: str, **more: Any) -> Any:  # noqa: ANN401 (typer's own type is Any)
+def _option(role: type[AnyRole], name: str, *flags: str, **more: Any) -> Any:  # noqa: ANN401 (typer's own type is Any)
     """An option that sets a field of a role and says what the field means."""
     return typer.Option(*flags, help=config.meaning_of(role, name), show_default=False, **more)
 
@@ -65,6 +67,25 @@ class ApiFlags:
     def resolve(self, common: CommonFlags) -> ApiConfig:
         """The configuration that these flags, the variables and the file make together."""
         return config.load(ApiConfig, common.config, **_given(self))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFlags:
+    """Where machines join: fields of `JoinConfig`."""
+
+    listen: Annotated[
+        str | None, _option(JoinConfig, "listen", "--join-listen", metavar="HOST:PORT", rich_help_panel=_CLUSTER)
+    ] = None
+    advertise: Annotated[
+        list[str] | None,
+        _option(JoinConfig, "advertise", "--join-address", metavar="HOST:PORT", rich_help_panel=_CLUSTER),
+    ] = None
+    open: Annotated[bool | None, _option(JoinConfig, "open", "--join/--no-join", rich_help_panel=_CLUSTER)] = None
+
+    def resolve(self, common: CommonFlags) -> JoinConfig:
+        """The configuration that these flags, the variables and the file make together."""
+        given = {} if self.open is None else {"open": self.open}
+        return config.load(JoinConfig, common.config, **{**_given(self), **given})
 
 
 @dataclass(frozen=True, slots=True)

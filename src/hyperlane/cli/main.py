@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import bench, chat, models, plan, run, serve, service, status, worker
+from hyperlane.cli import bench, chat, models, node, plan, run, serve, service, status, token, worker
 from hyperlane.cli.command import end_on_terminate
 
 app = typer.Typer(
@@ -60,6 +60,8 @@ for _name, _command in {
     "bench": bench.bench,
 }.items():
     app.command(_name)(_command)
+app.add_typer(token.app, name="token")
+app.add_typer(node.app, name="node")
 
 
 def main() -> None:
