@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
     from hyperlane.sdk import AutoDistributedModel
 
 __version__ = "0.1.0"
-__all__ = ["AutoDistributedModel", "__version__"]
+__all__ = ["AutoDistributedModel", "KnapsackPartitioner", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> object:
         from hyperlane.sdk import AutoDistributedModel
 
         return AutoDistributedModel
+    if name == "KnapsackPartitioner":
+        from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
+
+        return KnapsackPartitioner
     raise AttributeError(f"module 'hyperlane' has no attribute '{name}'")

@@ -96,6 +96,15 @@ class Use:
         """The same for some of the workers."""
         return type(self)(self.layers[workers], self.stage[workers], self.embed[workers], self.project[workers])
 
+    def with_worker(self, layers: Numbers, stage: float, embed: float, project: float) -> Self:
+        """The same with one more worker."""
+        return type(self)(
+            np.vstack((self.layers, layers)),
+            np.append(self.stage, stage),
+            np.append(self.embed, embed),
+            np.append(self.project, project),
+        )
+
     def __add__(self, other: Self) -> Self:
         return type(self)(
             self.layers + other.layers, self.stage + other.stage, self.embed + other.embed, self.project + other.project

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from hyperlane.cluster.planner.curve import Curve
@@ -123,6 +123,17 @@ class ClusterFacts:
         """The workers' names, in order."""
         return tuple(worker.name for worker in self.workers)
 
+    def refreshed(self, workers: Sequence[WorkerFacts]) -> Self:
+        """The same costs for these workers, in this order, with the memory that they say is free now."""
+        devices = {device.worker: device for device in self.devices}
+        now = self.only([worker.name for worker in workers])
+        return replace(
+            now,
+            workers=tuple(workers),
+            devices=tuple(replace(devices[worker.name], free_bytes=worker.memory_free) for worker in workers),
+            pools=pools_of(workers),
+        )
+
     def only(self, names: Sequence[str]) -> Self:
         """The same facts for some of the workers."""
         kept = {HEAD, *names}
@@ -163,6 +174,7 @@ class Workload:
     `cost`: counted for `slots` × `context` (tokens a slot). `prompt_tokens`: of the prompt whose first token is timed;
     `answer_tokens`: after it. `streams`: how many sequences are 'many'. `chunk_tokens`, `frames_in_flight` and
     `min_group_rows`: as the head's scheduler cuts prompts and fills frames; None: two frames for each stage.
+    `weight_bits`: bits of a weight in the model's file, on average; 0: not known.
     """
 
     model: ModelFacts
@@ -177,6 +189,7 @@ class Workload:
     frames_in_flight: int | None = None
     min_group_rows: int = 2
     precision: Precision = Precision.RAW
+    weight_bits: float = 0.0
 
     def __post_init__(self) -> None:
         counts = (self.context, self.slots, self.prompt_tokens, self.streams, self.chunk_tokens, self.min_group_rows)

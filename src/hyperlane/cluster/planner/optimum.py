@@ -68,7 +68,7 @@ class _Search:
 
     def fastest(self) -> Layout | None:
         """Least time per token; then, among equals, the evenest split of a prompt's work and so the first token."""
-        one, chunk = self._problem.ring(decode_shape(1)), self._predictor.chunk_shape()
+        one, chunk = self._problem.ring_of_one_token(), self._predictor.chunk_shape()
         cost = one.plus(self._problem.ring(chunk), SECOND)
         best = self._limited.cheapest(Question(cost, (self._problem.memory,)))
         if best is None:
@@ -88,7 +88,7 @@ class _Search:
 
     def widest(self) -> Layout | None:
         """Least period over all numbers of groups in flight; then, among equals, the shortest round."""
-        one = self._problem.ring(decode_shape(1))
+        one = self._problem.ring_of_one_token()
         best = start = self._limited.cheapest(Question(one, (self._problem.memory,)))
         if best is None or start is None:
             return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from hyperlane.cluster.planner.budget import Budget, Numbers, Shared, Use
 from hyperlane.cluster.planner.facts import ClusterFacts, Workload
-from hyperlane.cluster.planner.frame_cost import FrameCost, Shape
-from hyperlane.cluster.planner.layout import Layout, links_of
+from hyperlane.cluster.planner.frame_cost import FrameCost, Shape, decode_shape
+from hyperlane.cluster.planner.layout import Layout, Share, links_of
 from hyperlane.cluster.planner.predict import Predictor
 from hyperlane.cluster.planner.ring_cost import RingCost
 
@@ -35,6 +36,10 @@ class Problem:
         links[-1] += cost.head_s
         return RingCost(self._use(cost), links)
 
+    def ring_of_one_token(self) -> RingCost:
+        """The sum for one token of one stream."""
+        return self.ring(decode_shape(1))
+
     def loads(self, shapes: Sequence[Shape]) -> RingCost:
         """How long the frames of these shapes keep each stage and each link busy, one after another."""
         costs = [self.predictor.costs.of(shape) for shape in shapes]
@@ -58,6 +63,33 @@ class Problem:
         links = max(float(loads.links[link]) for link in links_of(layout, len(loads.links) - 1))
         return max(links, loads.stages.most(layout))
 
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def fits(self, *layouts: Layout) -> bool:
+        """Whether layouts of different workers have the memory and the links that they need, beside one another."""
+        together = tuple(share for layout in layouts for share in layout)
+        has_room = all(self.memory.use.of(share) <= self.memory.caps[share.worker] for share in together)
+        has_room = has_room and all(limit.is_kept(together) for limit in self.memory.shared)
+        return has_room and all(self.is_linked(layout) for layout in layouts)
+
+    def is_linked(self, layout: Layout) -> bool:
+        """Whether there is a path for every link of its ring."""
+        return math.isfinite(self.ring_of_one_token().of(layout))
+
+    def stage_bytes(self, share: Share) -> tuple[int, int]:
+        """Bytes of a stage's weights and of its KV arena."""
+        kv = self.workload.cost.kv_per_layer * len(share.layers)
+        return int(self.memory.use.of(share)) - kv - self.workload.cost.workspace, kv
+
+    def free_after(self, layout: Layout, worker: int) -> int:
+        """Bytes that are left for a worker when a layout is loaded, its pool's other stages included."""
+        use, name = self.memory.use, self.facts.names[worker]
+        left = [self.memory.caps[worker] - sum(use.of(share) for share in layout if share.worker == worker)]
+        for pool, limit in zip(self.facts.pools, self.memory.shared, strict=True):
+            if name in pool.workers:
+                left.append(limit.limit - limit.used(layout))
+        return int(min(left))
+
     def _use(self, cost: FrameCost) -> Use:
         layers = cost.layer[:, None] * np.arange(self.layers + 1)
         return Use(layers, cost.step, cost.embed, cost.project)
@@ -79,7 +111,6 @@ def memory_budget(facts: ClusterFacts, workload: Workload) -> Budget:
     shared = [
         Shared(use, float(pool.free_bytes), tuple((numbers[name], 1.0) for name in pool.workers))
         for pool in facts.pools
-        if len(pool.workers) > 1
     ]
     return Budget(use, _caps(facts), shared)
 

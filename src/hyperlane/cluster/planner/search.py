@@ -8,7 +8,6 @@ import numpy as np
 
 from hyperlane.cluster.planner.chain import OneOrder
 from hyperlane.cluster.planner.facts import Objective
-from hyperlane.cluster.planner.frame_cost import decode_shape
 from hyperlane.cluster.planner.optimum import TIE, Optimum, optimum
 from hyperlane.cluster.planner.problem import Problem
 from hyperlane.cluster.planner.subsets import AllLayouts
@@ -71,16 +70,27 @@ class _Beyond:
         return optimum(self._problem, OneOrder(order), self._objective, size=self._size, tie=self._tie)
 
     def _first_that_fits(self) -> Optimum | None:
-        """The fewest of the ranked workers that hold the model, each followed by the nearest of the rest."""
+        """The fewest workers that hold the model in one of some orders: the best workers, or those of most memory."""
+        caps = self._problem.memory.caps
+        roomy = sorted(self._ranked, key=lambda worker: -caps[worker])
         sizes = [self._size] if self._size else range(TOGETHER + 1, len(self._ranked) + 1)
         for size in sizes:
-            found = self._in_order(self._nearest(self._ranked[:size]))
-            if found is not None:
-                return found
+            for ranking in (self._ranked, roomy):
+                found = next(filter(None, map(self._in_order, self._orders(ranking[:size]))), None)
+                if found is not None:
+                    return found
         return None
 
+    def _orders(self, workers: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Each followed by the nearest; the roomiest at the two ends, which hold more than layers; as given."""
+        caps = self._problem.memory.caps
+        nearest = self._nearest(workers)
+        ends = sorted(nearest, key=lambda worker: -caps[worker])[:2]
+        roomy_ends = [ends[0], *(worker for worker in nearest if worker not in ends), *ends[1:]]
+        yield from (nearest, roomy_ends, roomy_ends[::-1], workers)
+
     def _nearest(self, workers: Sequence[int]) -> list[int]:
-        links = self._problem.ring(decode_shape(1)).links
+        links = self._problem.ring_of_one_token().links
         left, order = list(workers), [len(links) - 1]
         while left:
             order.append(min(left, key=lambda worker: links[order[-1], worker]))
@@ -104,14 +114,18 @@ class _Beyond:
 
 
 def ranked(problem: Problem) -> list[int]:
-    """Workers by what a layer costs on them, the hop to the next worker shared among the layers that they can hold."""
-    ring, memory = problem.ring(decode_shape(1)), problem.memory
+    """Workers by what a layer costs on them, the hop to the next worker shared among the layers that they can hold.
+
+    Those that cannot hold a single layer are left out.
+    """
+    ring, memory = problem.ring_of_one_token(), problem.memory
     held = np.maximum(1, memory.use.within(memory.caps).first_end)
     hops = np.where(np.isfinite(ring.links), ring.links, np.nan)[:-1]
     least = np.array([np.nanmin(row) if not np.isnan(row).all() else np.inf for row in hops])
     layer = ring.stages.layers[:, 1] - ring.stages.layers[:, 0]
     cost = layer + (ring.stages.stage + least) / held
-    return [int(worker) for worker in np.argsort(cost, kind="stable")]
+    smallest = np.diff(memory.use.layers, axis=1).min(axis=1) + memory.use.stage
+    return [int(worker) for worker in np.argsort(cost, kind="stable") if smallest[worker] <= memory.caps[worker]]
 
 
 def _changed(order: Sequence[int], workers: Sequence[int]) -> Iterator[list[int]]:
