@@ -198,7 +198,7 @@ class WorkerClient:
         self._stub = WorkerStub(self._channel)
 
     def _revoked(self) -> frozenset[int]:
-        return self._trust.members.revoked() if self._trust is not None and self.peer is not None else frozenset()
+        return self._trust.members.revoked() if self._trust is not None else frozenset()
 
     async def _safely(self, method: str, request: object, budget_s: float, tries: int = rpc.TRIES) -> Any:  # noqa: ANN401 (generated stubs are untyped)
         async def once(timeout_s: float) -> Any:  # noqa: ANN401

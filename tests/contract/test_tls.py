@@ -1,0 +1,477 @@
+"""What an encrypted worker answers to whom: its control port and its data port, in one process over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+
+import grpc.aio
+import pytest
+
+from hyperlane.cluster import rpc
+from hyperlane.cluster.pb import control_pb2 as pb
+from hyperlane.cluster.pb.control_pb2_grpc import WorkerStub
+from hyperlane.cluster.remote_source import RemoteSource
+from hyperlane.cluster.tensor_server import TensorService, start_server
+from hyperlane.cluster.trust import grpc_tls, preflight
+from hyperlane.cluster.worker_client import WorkerClient
+from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
+from hyperlane.core import Address, ElementType, Epoch, HeadId, NodeId, Precision
+from hyperlane.errors import HyperlaneError, LinkBroken, NotTrusted, TransferError, WorkerUnreachable
+from hyperlane.stage.host import StageHost
+from hyperlane.stage.orders import LinkPeers, LoadOrder, WeightSources
+from hyperlane.stage.terms import hello_to
+from hyperlane.testing.fake_engine import FakeEngine
+from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
+from hyperlane.testing.trust import TrustedPair, anybody
+from hyperlane.wire.dial import connect, dial
+from hyperlane.wire.frame import Hello, Role
+from hyperlane.wire.limits import Limits
+from hyperlane.wire.listener import DataListener
+from hyperlane.wire.peer import NodeRole
+from hyperlane.wire.ring import TcpRing
+
+LOOPBACK = Address("127.0.0.1", 0)
+LIMITS = Limits(max_rows=4, max_step_tokens=64, slots=4, context=256, vocab=300, token_bytes=8)
+UP = Hello(Epoch(HeadId(b"h" * 16), 5), 1, Role.UPSTREAM, LIMITS, ElementType.F32, Precision.RAW, 2, "0.1.0")
+SPECS = toy_specs(toy_plan(toy_facts(), stages=2))
+FACTS = toy_plan(toy_facts()).stages[0].worker
+TIMEOUT_S = 20.0
+
+
+def toy_engine(order, progress):
+    return FakeEngine(order.spec)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return TrustedPair(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """Another cluster."""
+    return TrustedPair(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog):
+    caplog.set_level(logging.INFO)
+
+
+# --- the data port -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data_port(pair):
+    """A data port that admits everybody whose certificate is right, and keeps who came."""
+    came = []
+
+    def admit(hello, peer):
+        came.append(peer)
+        return hello.limits
+
+    listener = DataListener(LOOPBACK, admit, lambda hello, link: link.close(), tls=pair.server())
+    listener.came = came
+    yield listener
+    listener.close()
+
+
+def dialled(port, tls):
+    connect(port.address, UP, TIMEOUT_S, tls=tls).close()
+
+
+def test_who_shows_a_certificate_of_the_cluster_is_known_by_name(pair, data_port):
+    dialled(data_port, pair.client())
+    assert [peer.name for peer in data_port.came] == [pair.head.credentials.name]
+
+
+def test_a_plain_text_dialler_is_refused_and_logged_with_its_address(data_port, caplog):
+    with pytest.raises((LinkBroken, HyperlaneError)):
+        dialled(data_port, None)
+    assert data_port.came == []
+    assert any("127.0.0.1:" in line and "does not speak TLS" in line for line in caplog.messages)
+
+
+def test_a_certificate_of_another_cluster_is_refused_by_both_sides(pair, stranger, data_port, caplog):
+    with pytest.raises(NotTrusted, match="not one of this cluster"):
+        dialled(data_port, stranger.client())
+    # Even a dialler that trusts this cluster: what it shows is signed by nobody the worker knows.
+    trusting = stranger.client()
+    trusting.context.load_verify_locations(cadata=pair.head.authority.certificate.pem.decode())
+    with pytest.raises(NotTrusted, match="does not trust us"):
+        dialled(data_port, replace(trusting, server_name=pair.client().server_name))
+    assert data_port.came == []
+    assert any("is no link" in line for line in caplog.messages)
+
+
+def test_a_dialler_without_certificate_is_refused(pair, data_port):
+    tls = pair.client()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=pair.head.authority.certificate.pem.decode())
+    with pytest.raises(NotTrusted, match="asks for a certificate"):
+        dialled(data_port, replace(tls, context=context))
+
+
+def test_tls_1_2_is_refused(pair, data_port):
+    tls = pair.client()
+    tls.context.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(NotTrusted, match=r"TLS 1\.3"):
+        dialled(data_port, tls)
+
+
+def test_a_worker_is_dialled_as_exactly_the_node_that_the_plan_names(pair, data_port):
+    dialled(data_port, pair.client(pair.worker.credentials.name.node))
+    with pytest.raises(NotTrusted, match="ostname"):
+        dialled(data_port, pair.client(NodeId(b"x" * 16)))
+
+
+def test_a_head_is_not_taken_for_a_worker(pair):
+    """A stage that dials the next one must not be led to anything else of the cluster."""
+    head = pair.head.credentials.server_tls(anybody)
+    with (
+        closing(
+            DataListener(LOOPBACK, lambda hello, _peer: hello.limits, lambda _hello, link: link.close(), tls=head)
+        ) as listener,
+        pytest.raises(NotTrusted, match="ostname"),
+    ):
+        dialled(listener, pair.client())
+
+
+def test_a_certificate_that_was_taken_back_is_refused_by_either_side(tmp_path):
+    pair = TrustedPair(tmp_path)
+    listener = DataListener(
+        LOOPBACK, lambda hello, _peer: hello.limits, lambda _hello, link: link.close(), tls=pair.server()
+    )
+    with closing(listener):
+        dialled(listener, pair.client())
+        pair.worker.tell_revoked([pair.head.credentials.certificate.peer.serial])
+        with pytest.raises(LinkBroken, match="was removed"):
+            dialled(listener, pair.client())
+        pair.head.remove_node("worker")
+        with pytest.raises(NotTrusted, match="was removed"):
+            dialled(listener, pair.client())
+
+
+def test_an_expired_certificate_is_refused(pair, data_port, monkeypatch, tmp_path):
+    from hyperlane.cluster.trust import certificates
+
+    monkeypatch.setattr(certificates, "NODE_DAYS", 0)
+    expired = pair.credentials(NodeRole.HEAD, tmp_path, b"e" * 16)
+    with pytest.raises(NotTrusted, match="expired"):
+        dialled(data_port, expired.client_tls(NodeRole.WORKER, None, anybody))
+
+
+def test_strangers_who_say_nothing_do_not_keep_anybody_out(pair):
+    listener = DataListener(
+        LOOPBACK,
+        lambda hello, _peer: hello.limits,
+        lambda _hello, link: link.close(),
+        tls=pair.server(),
+        max_unfinished=4,
+        hello_within_s=0.5,
+    )
+    with closing(listener):
+        address = (listener.address.host, listener.address.port)
+        crowd = [socket.create_connection(address, TIMEOUT_S) for _ in range(8)]
+        for sock in crowd:  # all are sent away, the last ones when their time is over
+            sock.settimeout(TIMEOUT_S)
+            while sock.recv(4096):
+                pass
+            sock.close()
+        dialled(listener, pair.client())
+
+
+def test_a_dialler_that_meets_silence_gives_up_in_time(pair):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(LinkBroken, match="timed out"):
+            connect(Address("127.0.0.1", silent.getsockname()[1]), UP, 0.3, tls=pair.client())
+        assert time.monotonic() - began < TIMEOUT_S
+
+
+def test_a_ring_is_encrypted_at_both_ends(pair, data_port):
+    node = pair.worker.credentials.name.node
+    ring = TcpRing.connect(
+        data_port.address,
+        replace(UP, stage=0),
+        data_port.address,
+        replace(UP, role=Role.DOWNSTREAM),
+        TIMEOUT_S,
+        tls=(pair.client(node), pair.client(node)),
+    )
+    ring.close()
+    assert len(data_port.came) == 2
+    assert None not in data_port.came
+
+
+def test_what_crosses_the_wire_does_not_show_what_was_sent(pair, data_port):
+    """The HELLO of a link, as anybody on the network would see it."""
+    seen = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as relay:
+        here = Address("127.0.0.1", relay.getsockname()[1])
+
+        def listen_in():
+            client, _ = relay.accept()
+            server = socket.create_connection((data_port.address.host, data_port.address.port))
+            with client, server:
+                ends = {client: server, server: client}
+                for sock in ends:
+                    sock.settimeout(0.01)
+                while ends:
+                    for sock in list(ends):
+                        try:
+                            data = sock.recv(65536)
+                        except TimeoutError:
+                            continue
+                        except OSError:
+                            return
+                        if not data:
+                            return
+                        seen.extend(data)
+                        ends[sock].sendall(data)
+
+        import threading
+
+        thread = threading.Thread(target=listen_in)
+        thread.start()
+        stream, _ = dial(here, UP, TIMEOUT_S, tls=pair.client())
+        stream.close()
+        thread.join()
+    assert len(seen) > 1000
+    assert b"HYPL" not in seen
+    assert UP.epoch.head not in seen
+
+
+# --- whom the plan names -----------------------------------------------------------------------------------------
+
+
+def host_with_both_stages(peers) -> StageHost:
+    host = StageHost("w", toy_engine, lambda *_: None, free_memory=lambda: 1 << 30, memory_limit=1 << 30)
+    for spec in SPECS:
+        host.load(LoadOrder(spec, WeightSources(), 100, 0, 0, peers), lambda progress: None)
+    return host
+
+
+@pytest.mark.parametrize(
+    ("stage", "role", "allowed"),
+    [
+        (0, Role.UPSTREAM, "head"),
+        (1, Role.UPSTREAM, "before"),
+        (1, Role.DOWNSTREAM, "head"),
+        (0, Role.DOWNSTREAM, None),
+    ],
+)
+def test_a_link_is_opened_by_whom_the_plan_names_and_by_nobody_else(pair, tmp_path, stage, role, allowed):
+    head = pair.head.credentials.certificate.peer
+    peers = {
+        "head": head,
+        "before": pair.worker.credentials.certificate.peer,
+        "other": pair.credentials(NodeRole.WORKER, tmp_path / "other", b"o" * 16).certificate.peer,
+        "other head": pair.credentials(NodeRole.HEAD, tmp_path / "head2", b"2" * 16).certificate.peer,
+        "plain": None,
+    }
+    for name, peer in peers.items():
+        host = host_with_both_stages(LinkPeers(head.name.node, peers["before"].name.node))
+        engine = ElementType.F32
+        answer = host.admit(hello_to(SPECS[stage], role, engine), peer)
+        assert isinstance(answer, Limits) == (name == allowed), f"{name}: {answer}"
+        host.close()
+
+
+def test_a_stage_of_plain_links_takes_no_certificate_and_a_plain_dialler(pair):
+    host = host_with_both_stages(None)
+    hello = hello_to(SPECS[0], Role.UPSTREAM, ElementType.F32)
+    assert not isinstance(host.admit(hello, pair.head.credentials.certificate.peer), Limits)
+    assert isinstance(host.admit(hello, None), Limits)
+    host.close()
+
+
+# --- the control port --------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def worker(pair):
+    host = StageHost("worker-a", toy_engine, lambda *_: None, free_memory=lambda: 1 << 30, memory_limit=1 << 30)
+    server = WorkerServer(host, WorkerFace(lambda: FACTS, lambda _fingerprint, _path: True), pair.worker)
+    address = await server.start(LOOPBACK)
+    try:
+        yield address, host
+    finally:
+        await server.stop()
+        host.close()
+
+
+def order(**changed) -> LoadOrder:
+    return LoadOrder(SPECS[0], WeightSources(), 100, 0, 0, **changed)
+
+
+async def test_a_head_loads_over_mutual_tls_and_the_worker_knows_who_it_was(pair):
+    async with worker(pair) as (address, host):
+        client = WorkerClient(address, pair.head)
+        try:
+            assert (await client.describe()).facts.name == FACTS.name
+            assert client.node == pair.worker.credentials.name.node
+            await client.load(order(peers=LinkPeers(pair.head.node)), lambda progress: None, TIMEOUT_S)
+            assert [load.peers for load, _ in host._stages.values()] == [LinkPeers(pair.head.node)]
+            assert (await client.health(SPECS[0].epoch.head)).holds_lease
+        finally:
+            await client.close()
+
+
+async def raw_call(address, credentials, method, request, role=NodeRole.WORKER):
+    """A call without any of our client's care."""
+    channel = grpc.aio.secure_channel(
+        rpc.target(address),
+        grpc_tls.channel_credentials(credentials),
+        options=grpc_tls.channel_options(credentials, role, None),
+    )
+    async with channel:
+        call = getattr(WorkerStub(channel), method)(request, timeout=TIMEOUT_S)
+        if method == "Load":
+            return [response async for response in call]
+        return await call
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("Load", pb.LoadRequest()),
+        ("Connect", pb.ConnectRequest()),
+        ("Unload", pb.UnloadRequest()),
+        ("Drain", pb.DrainRequest()),
+        ("Health", pb.HealthRequest()),
+        ("Describe", pb.DescribeRequest()),
+    ],
+)
+async def test_a_workers_certificate_may_call_nothing_of_another_worker(pair, caplog, method, request_):
+    async with worker(pair) as (address, host):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await raw_call(address, pair.worker.credentials, method, request_)
+        assert "may not call" in refused.value.details()
+        assert not host._stages
+        assert host.drain() == 0
+    assert any("refused ipv4:127.0.0.1:" in line and method in line for line in caplog.messages)
+
+
+async def test_a_stranger_is_told_nothing(pair, stranger):
+    async with worker(pair) as (address, _):
+        client = WorkerClient(address, stranger.head)
+        with pytest.raises(NotTrusted, match="not one of this cluster"):
+            await client.describe()
+        await client.close()
+        plain = WorkerClient(address)
+        with pytest.raises(WorkerUnreachable):
+            await plain.describe(timeout_s=1)
+        await plain.close()
+
+
+async def test_a_worker_that_was_removed_is_not_spoken_to(tmp_path):
+    pair = TrustedPair(tmp_path)
+    async with worker(pair) as (address, _):
+        client = WorkerClient(address, pair.head)
+        await client.describe()
+        pair.head.remove_node("worker")
+        with pytest.raises(NotTrusted, match="was removed"):
+            await client.health(SPECS[0].epoch.head)
+        again = WorkerClient(address, pair.head)
+        with pytest.raises(NotTrusted, match="was removed"):
+            await again.describe()
+        await client.close()
+        await again.close()
+
+
+async def test_what_was_taken_back_is_told_to_workers_with_every_heartbeat(tmp_path):
+    pair = TrustedPair(tmp_path)
+    gone = pair.credentials(NodeRole.WORKER, tmp_path / "gone", b"g" * 16).certificate.peer
+    pair.head.remove_node("gone")
+    async with worker(pair) as (address, _):
+        client = WorkerClient(address, pair.head)
+        pair.worker.check(gone)
+        await client.health(SPECS[0].epoch.head)
+        with pytest.raises(NotTrusted, match="was removed"):
+            pair.worker.check(gone)
+        await client.close()
+
+
+async def test_a_revoked_caller_is_refused_on_a_connection_that_it_already_had(tmp_path):
+    pair = TrustedPair(tmp_path)
+    async with worker(pair) as (address, _):
+        client = WorkerClient(address, pair.head)
+        await client.describe()
+        pair.worker.tell_revoked([pair.head.credentials.certificate.peer.serial])
+        with pytest.raises(NotTrusted, match="was removed"):
+            await client.describe()
+        await client.close()
+
+
+async def test_a_renewed_certificate_is_shown_to_new_connections(tmp_path):
+    pair = TrustedPair(tmp_path)
+    async with worker(pair) as (address, _):
+        first = await asyncio.to_thread(preflight.identify, address, pair.head, NodeRole.WORKER, TIMEOUT_S)
+        pair.worker._credentials = pair.credentials(NodeRole.WORKER, tmp_path / "worker")
+        second = await asyncio.to_thread(preflight.identify, address, pair.head, NodeRole.WORKER, TIMEOUT_S)
+    assert first.name == second.name
+    assert first.serial != second.serial
+
+
+async def test_a_plain_worker_on_loopback_is_found_out_to_be_one(pair):
+    host = StageHost("worker-a", toy_engine, lambda *_: None, free_memory=lambda: 1 << 30, memory_limit=1 << 30)
+    server = WorkerServer(host, WorkerFace(lambda: FACTS, lambda _fingerprint, _path: True))
+    address = await server.start(LOOPBACK)
+    client = WorkerClient(address, pair.head)
+    try:
+        assert (await client.describe()).facts.name == FACTS.name
+        assert client.node is None
+        assert client.link_tls() is None
+    finally:
+        await client.close()
+        await server.stop()
+
+
+async def test_a_worker_of_another_machine_is_never_spoken_to_without_certificates():
+    client = WorkerClient(Address("192.0.2.1", 7420))
+    with pytest.raises(NotTrusted, match="on another machine"):
+        await client.describe()
+
+
+# --- tensors -----------------------------------------------------------------------------------------------------
+
+
+class NoTensors:
+    def names(self):
+        return ()
+
+    def info(self, name):
+        return None
+
+
+async def test_tensors_are_served_to_members_by_the_head_alone(pair, stranger):
+    server, address = await start_server(TensorService(NoTensors(), "f" * 64, "token"), LOOPBACK, pair.head)
+    try:
+
+        def fetch(trust, token="token"):
+            with RemoteSource(address, token, "f" * 64, trust) as source:
+                return source.names()
+
+        assert await asyncio.to_thread(fetch, pair.worker) == ()
+        with pytest.raises(TransferError, match="another head"):
+            await asyncio.to_thread(fetch, pair.worker, "wrong")
+    finally:
+        await server.stop(0)
+
+
+async def test_a_worker_takes_no_tensors_from_another_worker(pair, monkeypatch):
+    monkeypatch.setattr("hyperlane.cluster.remote_source.TRIES", 1)
+    server, address = await start_server(TensorService(NoTensors(), "f" * 64, "token"), LOOPBACK, pair.worker)
+    try:
+        with pytest.raises(TransferError):
+            await asyncio.to_thread(RemoteSource, address, "token", "f" * 64, pair.worker)
+    finally:
+        await server.stop(0)
