@@ -46,7 +46,16 @@ def answer(serving, count: int = 24) -> list[int]:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Processes below this one, without the one that the standard library starts once and keeps."""
+    below = psutil.Process().children(recursive=True)
+    return [child for child in below if not any("resource_tracker" in part for part in command_of(child))]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 @pytest.fixture(autouse=True)
