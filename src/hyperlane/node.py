@@ -18,6 +18,8 @@ from hyperlane.cluster.background import BackgroundLoop
 from hyperlane.cluster.controller import Ask, Controller
 from hyperlane.cluster.cost import stage_cost
 from hyperlane.cluster.discovery import finding
+from hyperlane.cluster.discovery.around import Surroundings, TellArrivals
+from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.placement import ProportionalPlanner
@@ -27,7 +29,7 @@ from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.weights import holds_model, open_weights
 from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
 from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
-from hyperlane.core import Address, ModelFacts, Plan, StageSpec
+from hyperlane.core import Address, HeadStatus, ModelFacts, Plan, StageSpec
 from hyperlane.errors import ConfigError
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
@@ -76,7 +78,10 @@ class Serving:
 
 
 def start_serving(
-    config: ServeConfig, report: Report = silent, worker_command: tuple[str, ...] | None = None
+    config: ServeConfig,
+    report: Report = silent,
+    worker_command: tuple[str, ...] | None = None,
+    looking: Looking | None = None,
 ) -> Serving:
     """Bring a model up: workers, plan, stages, ring, and a real token through all of it.
 
@@ -87,6 +92,7 @@ def start_serving(
         config: what to serve.
         report: told how it goes, from any thread.
         worker_command: starts local workers in place of `python -m hyperlane worker`.
+        looking: how workers are looked for when none is named; None: not at all.
 
     Raises:
         UsageError: an unknown model or impossible setting.
@@ -95,7 +101,7 @@ def start_serving(
 
     """
     with ExitStack() as parts:
-        cluster = _Cluster(config, report, parts, worker_command)
+        cluster = _Cluster(config, report, parts, worker_command, looking)
         tokenizer = Tokenizer.from_metadata(cluster.file)
         template = _chat_template(tokenizer, config.chat_template)
         options = HeadOptions(
@@ -105,8 +111,8 @@ def start_serving(
             frames_in_flight=config.frames_in_flight,
         )
         head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
-        service = HeadService(head, tokenizer, template)
         controller = cluster.controller()
+        service = HeadService(head, tokenizer, template, cluster.complete)
         parts.callback(service.close)
         pipeline = cluster.loop.run(
             controller.start(cluster.ask(), ProportionalPlanner(), lambda error: head.detach(str(error)))
@@ -128,26 +134,42 @@ def _chat_template(tokenizer: Tokenizer, file: Path | None) -> ChatTemplate | No
     return template
 
 
-def make_plan(config: ServeConfig, report: Report = silent) -> Plan:
+def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | None = None) -> Plan:
     """Where the layers would go. Starts local workers to be asked, and loads nothing. Raises as `start_serving`."""
     with ExitStack() as parts:
-        cluster = _Cluster(config, report, parts, None)
+        cluster = _Cluster(config, report, parts, None, looking)
         return cluster.loop.run(cluster.controller().plan(cluster.ask(), ProportionalPlanner()))
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How workers are looked for. `tell_arrivals`: of the head's open door, if it has one."""
+
+    config: DiscoveryConfig
+    tell_arrivals: TellArrivals | None = None
 
 
 class _Cluster:
     """The parts of a head below its requests; each is ended by `parts`."""
 
     def __init__(
-        self, config: ServeConfig, report: Report, parts: ExitStack, worker_command: tuple[str, ...] | None
+        self,
+        config: ServeConfig,
+        report: Report,
+        parts: ExitStack,
+        worker_command: tuple[str, ...] | None,
+        looking: Looking | None,
     ) -> None:
         self._config = config
+        self._looking = looking
+        self._around: Surroundings | None = None
         self._report = report
         self._parts = parts
         self.path = resolve(config.model, config.paths.models, _download_report(report))
         self.file = parts.enter_context(GgufFile(self.path, DigestCache(config.paths.cache / "digests")))
         self._trust = opening.head_trust(config.paths)
-        self._local = LocalWorkers(config.local_worker_count, _local_options(config, worker_command, self._trust))
+        options = _local_options(config, worker_command, self._trust, reached=self._expected() > 0)
+        self._local = LocalWorkers(config.local_worker_count, options)
         parts.callback(self._local.close)
         report(Progress("head", f"reading {self.path.name}"))
         self.facts = replace(read_facts(self.file), name=name_of(config.model, self.path))
@@ -175,12 +197,41 @@ class _Cluster:
         self._parts.callback(identity.close)
         if self._config.local_worker_count:
             self._report(Progress("head", "starting local workers"))
+        found = self._look()
         # Those on loopback first: each stage dials the next one, and nobody else could dial them.
         others = sorted(self._config.workers, key=lambda address: not machine.is_loopback(address.host))
-        addresses = (*self._local.addresses(), *others)
+        addresses = (*self._local.addresses(), *others, *found)
         controller = self.loop.run(self._make(addresses, identity, state / "logs"))
         self._parts.callback(lambda: self.loop.run(controller.close()))
+        if self._around is not None:
+            self._around.offer_to(controller.offer)
+            self._parts.callback(self._around.close)  # before the controller that it offers to
         return controller
+
+    def complete(self, status: HeadStatus) -> HeadStatus:
+        """A status with what is around."""
+        return self._around.complete(status) if self._around is not None else status
+
+    def _expected(self) -> int:
+        """How many nodes of this cluster may be found; none when workers are named, or nobody looks."""
+        config = self._config
+        if self._looking is None or self._trust is None or config.workers or config.local_workers is not None:
+            return 0
+        members = sum(member.removed_at is None for member in self._trust.members.all())
+        return max(members, len(self._looking.config.addresses))
+
+    def _look(self) -> tuple[Address, ...]:
+        """Where workers of this cluster are now; later ones are offered to the next plan."""
+        looking, expected = self._looking, self._expected()
+        if looking is None or self._trust is None or not (expected or looking.tell_arrivals):
+            return ()
+        lookout = Lookout(looking.config, self._config.paths, self._trust)
+        self._around = Surroundings(self.loop, lookout, looking.tell_arrivals)
+        self._parts.callback(self._around.close)
+        if not expected:
+            return ()
+        self._report(Progress("head", "looking for workers"))
+        return self._around.wait(expected, looking.config.wait_s)
 
     async def _make(self, addresses: tuple[Address, ...], identity: HeadIdentity, logs: Path) -> Controller:
         # Inside the loop, because its connections belong to it.
@@ -211,9 +262,11 @@ def context_of(asked: int | None, facts: ModelFacts) -> int:
     return asked or min(facts.context, LONGEST_DEFAULT_CONTEXT)
 
 
-def _local_options(config: ServeConfig, command: tuple[str, ...] | None, trust: HeadTrust | None) -> LocalWorkerOptions:
+def _local_options(
+    config: ServeConfig, command: tuple[str, ...] | None, trust: HeadTrust | None, *, reached: bool
+) -> LocalWorkerOptions:
     # Workers of other machines must reach those of this one, and then only encrypted.
-    reached = any(not machine.is_loopback(address.host) for address in config.workers)
+    reached = reached or any(not machine.is_loopback(address.host) for address in config.workers)
     options = LocalWorkerOptions(
         threads=config.local_threads(usable_cores()),
         device=config.device,

@@ -54,6 +54,8 @@ class AutoDistributedModel:
     ) -> Self:
         """Start or join the workers, load the model into them and wait until a token went through every stage.
 
+        With no workers named it runs on this machine and on those of its cluster that are found (`DiscoveryManager`).
+
         `model`: a name of the catalogue or a path. `workers`: control addresses, HOST:PORT. `report` is told how
         the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as `slots` or `context`.
 
@@ -63,11 +65,13 @@ class AutoDistributedModel:
             ClusterError: a worker cannot be reached, or the model does not fit.
 
         """
-        from hyperlane.node import start_serving
+        from hyperlane.cluster.report import silent
+        from hyperlane.node import Looking, start_serving
 
         given = {"model": model, "local_workers": local_workers, "workers": tuple(workers) if workers else None}
         chosen = config.load(config.ServeConfig, **given, **settings)
-        return cls(start_serving(chosen, report) if report else start_serving(chosen))
+        looking = Looking(config.load(config.DiscoveryConfig))
+        return cls(start_serving(chosen, report or silent, looking=looking))
 
     def generate(
         self, prompt: str, *, max_tokens: int | None = None, stop: str | Sequence[str] = (), **sampling: object

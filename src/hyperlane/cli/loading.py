@@ -7,25 +7,32 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hyperlane.cli.terminal import note, progress_bars
-from hyperlane.config import ServeConfig
+from hyperlane.config import DiscoveryConfig, ServeConfig, load
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
     from hyperlane.cluster.report import Progress
+    from hyperlane.node import Looking
     from hyperlane.sdk import AutoDistributedModel
 
 
 @contextmanager
-def loaded_model(config: ServeConfig, *, quiet: bool = False) -> Iterator[AutoDistributedModel]:
-    """The model, ready; closed at the end. What `start_serving` raises is passed on."""
+def loaded_model(
+    config: ServeConfig, looking: Looking | None = None, *, quiet: bool = False
+) -> Iterator[AutoDistributedModel]:
+    """The model, ready; closed at the end. What `start_serving` raises is passed on.
+
+    `looking`: how workers are looked for when none is named; None: as the configuration says.
+    """
     from hyperlane import summary
-    from hyperlane.node import start_serving
+    from hyperlane.node import Looking, start_serving
     from hyperlane.sdk import AutoDistributedModel
 
     with progress_bars() as bars:
-        serving = start_serving(config, LoadBars(bars))
+        looking = looking or Looking(load(DiscoveryConfig))
+        serving = start_serving(config, LoadBars(bars), looking=looking)
     with AutoDistributedModel(serving) as model:
         if not quiet:
             note(summary.plan_line(model.plan))

@@ -10,6 +10,7 @@ from hyperlane.cli.command import command
 from hyperlane.cli.flags import CommonFlags, ServeFlags
 from hyperlane.cli.loading import LoadBars
 from hyperlane.cli.terminal import progress_bars, write_json
+from hyperlane.config import DiscoveryConfig, load
 
 
 @command
@@ -29,11 +30,12 @@ def plan(
     hyperlane plan ./model.gguf --worker 192.168.1.20:7420 --worker 192.168.1.21:7420 --json
     """
     from hyperlane import summary
-    from hyperlane.node import make_plan
+    from hyperlane.node import Looking, make_plan
     from hyperlane.plain import plain
 
     with progress_bars() as bars:
-        found = make_plan(serving.resolve(model, common), LoadBars(bars))
+        looking = Looking(load(DiscoveryConfig, common.config))
+        found = make_plan(serving.resolve(model, common), LoadBars(bars), looking)
     if as_json:
         write_json(plain(found))
     else:

@@ -14,7 +14,7 @@ from hyperlane.cli.flags import ApiFlags, CommonFlags, JoinFlags, ServeFlags
 from hyperlane.cli.loading import loaded_model
 from hyperlane.cli.terminal import note
 from hyperlane.cli.token import duration, how_to_join
-from hyperlane.config import ApiConfig, JoinConfig
+from hyperlane.config import ApiConfig, DiscoveryConfig, JoinConfig, load
 from hyperlane.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,14 +45,16 @@ def serve(
     hyperlane serve ./model.gguf --worker 192.168.1.20:7420 --worker 192.168.1.21:7420 --api-key secret
     """
     from hyperlane.api import HttpServer, bind_socket, create_app
+    from hyperlane.node import Looking
 
     edge = api.resolve(common)
     config = serving.resolve(model, common)
+    discovery = load(DiscoveryConfig, common.config)
     check_key(edge)
     with (
         bind_socket(edge.host, edge.port) as listener,
         open_door(joining.resolve(common)) as door,
-        loaded_model(config) as loaded,
+        loaded_model(config, Looking(discovery, door.tell_arrivals if door is not None else None)) as loaded,
     ):
         server = HttpServer(create_app(loaded.service, edge, aliases=(model, Path(model).stem)), listener, edge)
         note(_how_to_use(server.url, model, bool(edge.key)), style="")

@@ -83,6 +83,11 @@ class Controller:
         self._heartbeat: Heartbeat | None = None
         self._ring: Ring | None = None
 
+    def offer(self, address: Address) -> None:
+        """A worker that the next plan may use. In the event loop; known ones change nothing."""
+        if address not in self._clients:
+            self._clients[address] = WorkerClient(address, self._trust)
+
     async def plan(self, ask: Ask, planner: Planner) -> Plan:
         """Ask all workers at once what they are, and plan over them in the order of their addresses.
 

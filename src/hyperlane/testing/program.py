@@ -25,7 +25,9 @@ class Program:
     def __init__(self, *arguments: str, home: Path, environ: Mapping[str, str] | None = None) -> None:
         """Start it, with `home` for all its files and one thread for each worker."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith("HYPERLANE_")}
-        variables |= {"HYPERLANE_HOME": str(home), "HYPERLANE_SERVE_THREADS": "1", **(environ or {})}
+        # What other machines of this network say must not be heard, nor must they hear of a test.
+        variables |= {"HYPERLANE_HOME": str(home), "HYPERLANE_SERVE_THREADS": "1", "HYPERLANE_DISCOVERY_MDNS": "no"}
+        variables |= environ or {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hyperlane", *arguments],
             stdin=subprocess.PIPE,
