@@ -60,6 +60,12 @@ def test_run_prints_the_answer_alone_and_the_summary_beside_it(hyperlane, tiny_m
     assert "8 answer tokens" in ran.stderr
 
 
+def test_answers_are_utf_8_whatever_the_locale_says(hyperlane, tiny_model):
+    ran = finish(hyperlane("run", tiny_model, "-", "--raw", "-n", "2", PYTHONIOENCODING="ascii"), "größer\n")
+    assert ran.code == 0, ran.stderr
+    assert "head → 0" in ran.stderr
+
+
 def test_run_as_json_prints_one_object_with_answer_usage_and_plan(hyperlane, tiny_model):
     ran = finish(hyperlane("run", tiny_model, "the", "--raw", "-n", "5", "-t", "0", "--json", "--local-workers", "2"))
     assert ran.code == 0, ran.stderr

@@ -11,6 +11,7 @@ import typer
 from hyperlane import __version__
 from hyperlane.cli import bench, chat, models, node, plan, run, serve, service, status, token, worker
 from hyperlane.cli.command import end_on_terminate
+from hyperlane.cli.terminal import speak_utf8
 
 app = typer.Typer(
     name="hyperlane",
@@ -66,6 +67,7 @@ app.add_typer(node.app, name="node")
 
 def main() -> None:
     """Run the command line; a reader of our output that has gone away is no error worth words."""
+    speak_utf8()
     end_on_terminate()
     try:
         app()
