@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
-    from hyperlane.sdk import AutoDistributedModel
+    from hyperlane.sdk import AutoDistributedModel, DiscoveryManager
 
 __version__ = "0.1.0"
-__all__ = ["AutoDistributedModel", "KnapsackPartitioner", "__version__"]
+__all__ = ["AutoDistributedModel", "DiscoveryManager", "KnapsackPartitioner", "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """The Python API on its first use: a worker, which never asks for it, starts without it."""
-    if name == "AutoDistributedModel":
-        from hyperlane.sdk import AutoDistributedModel
+    if name in ("AutoDistributedModel", "DiscoveryManager"):
+        from hyperlane import sdk
 
-        return AutoDistributedModel
+        return getattr(sdk, name)
     if name == "KnapsackPartitioner":
         from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 

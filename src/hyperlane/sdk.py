@@ -7,14 +7,16 @@ print(text, end="", flush=True)
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import difflib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from hyperlane import config
 from hyperlane.answer import Answer, TextStream
+from hyperlane.cluster.discovery.manager import Discovery
 from hyperlane.core import (
     Address,
     ChatMessage,
@@ -27,6 +29,8 @@ from hyperlane.core import (
 from hyperlane.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from hyperlane.cluster.discovery.scout import Scout
+    from hyperlane.cluster.trust.opening import OpenDoor
     from hyperlane.node import Report, Serving
 
 Message = ChatMessage | Mapping[str, str]
@@ -164,6 +168,52 @@ class AutoDistributedModel:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
         )
         return TextStream(self.service.submit(request))
+
+
+class DiscoveryManager(Discovery):
+    """Finds the workers of this machine's cluster, for programs. Use `with`, `async with`, or `start` and `close`.
+
+    Those in `workers` answered just now and showed a certificate of the cluster whose head this machine is.
+
+        with DiscoveryManager() as discovery:
+            discovery.wait_for(3, timeout=10)
+            for change in discovery.changes():
+                print(change.member.claim.name, change.member.state)
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str | Address] | None = None,
+        *,
+        mdns: bool | None = None,
+        interfaces: Sequence[str] | None = None,
+        door: OpenDoor | None = None,
+    ) -> None:
+        """What is not given is as the configuration says (`[discovery]`).
+
+        Args:
+            addresses: control addresses of workers to try besides, HOST:PORT.
+            mdns: whether to look on the LAN.
+            interfaces: names of interfaces to look on, and no others.
+            door: this head's open door; workers that come to it are found without multicast.
+
+        """
+        given = {"mdns": mdns, "addresses": tuple(addresses) if addresses is not None else None}
+        settings = config.load(config.DiscoveryConfig, **given, interfaces=interfaces)
+        super().__init__(lambda: _open_lookout(settings, door))
+
+
+async def _open_lookout(
+    settings: config.DiscoveryConfig, door: OpenDoor | None
+) -> tuple[Scout, Callable[[], Awaitable[None]]]:
+    from hyperlane.cluster.discovery.finding import Lookout, arrivals
+    from hyperlane.cluster.trust.opening import head_trust
+
+    paths = config.load(config.Paths)
+    lookout = Lookout(settings, paths, head_trust(paths))
+    if door is not None:
+        door.tell_arrivals(arrivals(lookout.scout, asyncio.get_running_loop().call_soon_threadsafe))
+    return lookout.scout, lookout.close
 
 
 def sampling_params(options: Mapping[str, Any]) -> SamplingParams:

@@ -146,8 +146,12 @@ class Host:
         process = subprocess.Popen(
             self.command(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, encoding="utf-8"
         )
-        self._processes.append(process)
+        self.adopt(process)
         return process
+
+    def adopt(self, process: subprocess.Popen[str]) -> None:
+        """Have a process that runs here killed when the LAN ends."""
+        self._processes.append(process)
 
     def cut(self) -> None:
         """Pull the cable."""
