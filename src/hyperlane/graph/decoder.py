@@ -6,7 +6,7 @@ Knows what all families share. What a family does differently is in its own file
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,14 @@ class Decoder(ABC):
             rotary_interleaved=0,
         )
         return self.graph.node("Cast", [attended], path, to=TensorProto.FLOAT) if self.shape.half_cache else path
+
+    def split(self, x: str, sizes: Mapping[str, int]) -> list[str]:
+        """Take the last axis apart; each part is named after x."""
+        outputs = [f"{x}/{name}" for name in sizes]
+        counts = list(sizes.values())
+        lengths = self.graph.constant("sizes." + ".".join(map(str, counts)), np.array(counts, np.int64))
+        self.graph.node("Split", [x, lengths], f"{x}/split", outputs=outputs, axis=-1)
+        return outputs
 
     def wanted_only(self, x: str, index: int) -> str:
         """Of the model's last layer only what is asked for goes on past attention: x [1, wanted, …], else x as is."""

@@ -15,24 +15,26 @@ class Gemma3Decoder(Decoder):
 
     def layer(self, stream: Stream, index: int) -> Stream:
         """Add layer `index` to the graph."""
-        path = f"layer.{index}"
+        path, ffn = f"layer.{index}", self.facts.ffn
         normed, hidden = self.norm(stream, f"{path}/attn/norm")
         attended = self._attend(normed, index)
         hidden, attended = self.wanted_only(hidden, index), self.wanted_only(attended, index)
         branch = self.plain_norm(self.matmuls.matmul(attended, f"{path}/attn/out"), f"{path}/attn/post_norm")
         normed, hidden = self.norm(Stream(hidden, branch), f"{path}/ffn/norm")
-        gate = self.matmuls.matmul(normed, f"{path}/ffn/gate")
+        gate, up = self.split(self.matmuls.matmul(normed, f"{path}/ffn/gate_up"), {"gate": ffn, "up": ffn})
         active = self.graph.node("Gelu", [gate], f"{path}/ffn/gelu", approximate="tanh")
-        product = self.graph.node("Mul", [active, self.matmuls.matmul(normed, f"{path}/ffn/up")], f"{path}/ffn/product")
+        product = self.graph.node("Mul", [active, up], f"{path}/ffn/product")
         return Stream(
             hidden, self.plain_norm(self.matmuls.matmul(product, f"{path}/ffn/down"), f"{path}/ffn/post_norm")
         )
 
     def _attend(self, normed: str, index: int) -> str:
         facts, path = self.facts, f"layer.{index}/attn"
-        q = self._head_norm(self.matmuls.matmul(normed, f"{path}/q"), f"{path}/q_norm", facts.heads)
-        k = self._head_norm(self.matmuls.matmul(normed, f"{path}/k"), f"{path}/k_norm", facts.kv_heads)
-        v = self.matmuls.matmul(normed, f"{path}/v")
+        q_size, kv_size = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+        qkv = self.matmuls.matmul(normed, f"{path}/qkv")
+        q, k, v = self.split(qkv, {"q": q_size, "k": kv_size, "v": kv_size})
+        q = self._head_norm(q, f"{path}/q_norm", facts.heads)
+        k = self._head_norm(k, f"{path}/k_norm", facts.kv_heads)
         is_global = not facts.window or (index + 1) % facts.global_every == 0
         if is_global:
             return self.attention([q, k, v], index)

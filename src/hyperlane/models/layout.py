@@ -49,9 +49,8 @@ def layer_layout(facts: ModelFacts, layer: int) -> UnitLayout:
         UnsupportedModel: no graph is known for the model's family.
 
     """
-    if facts.family not in _FAMILIES:
-        raise UnsupportedModel(f"the architecture '{facts.family}' is not supported; known: {', '.join(_FAMILIES)}")
-    matrices, vectors = _FAMILIES[facts.family]
+    if facts.family not in _VECTORS:
+        raise UnsupportedModel(f"the architecture '{facts.family}' is not supported; known: {', '.join(_VECTORS)}")
     file, path = f"blk.{layer}", f"layer.{layer}"
     heads = {"attn_q": facts.heads, "attn_k": facts.kv_heads} if facts.family == "llama" else {}
     return UnitLayout(
@@ -62,9 +61,9 @@ def layer_layout(facts: ModelFacts, layer: int) -> UnitLayout:
                 tuple(f"{file}.{tensor}.weight" for tensor in tensors),
                 tuple(heads.get(tensor, 0) for tensor in tensors),
             )
-            for short, tensors in matrices.items()
+            for short, tensors in _MATRICES.items()
         ),
-        {f"{path}/{short}": f"{file}.{tensor}.weight" for short, tensor in vectors.items()},
+        {f"{path}/{short}": f"{file}.{tensor}.weight" for short, tensor in _VECTORS[facts.family].items()},
     )
 
 
@@ -79,27 +78,17 @@ def output_layout(facts: ModelFacts) -> UnitLayout:
     return UnitLayout("output", (MatrixPart("output", (matrix,), (0,)),), {"output/norm": OUTPUT_NORM})
 
 
-_FEED_FORWARD = {"ffn/gate": ("ffn_gate",), "ffn/up": ("ffn_up",), "ffn/down": ("ffn_down",)}
-_NORMS = {"attn/norm": "attn_norm", "ffn/norm": "ffn_norm"}
-_FAMILIES: Mapping[str, tuple[Mapping[str, tuple[str, ...]], Mapping[str, str]]] = {
-    "llama": (
-        {"attn/qkv": ("attn_q", "attn_k", "attn_v"), "attn/out": ("attn_output",), **_FEED_FORWARD},
-        _NORMS,
-    ),
-    "gemma3": (
-        {
-            "attn/q": ("attn_q",),
-            "attn/k": ("attn_k",),
-            "attn/v": ("attn_v",),
-            "attn/out": ("attn_output",),
-            **_FEED_FORWARD,
-        },
-        _NORMS
-        | {
-            "attn/q_norm": "attn_q_norm",
-            "attn/k_norm": "attn_k_norm",
-            "attn/post_norm": "post_attention_norm",
-            "ffn/post_norm": "post_ffw_norm",
-        },
-    ),
+_MATRICES = {
+    "attn/qkv": ("attn_q", "attn_k", "attn_v"),
+    "attn/out": ("attn_output",),
+    "ffn/gate_up": ("ffn_gate", "ffn_up"),
+    "ffn/down": ("ffn_down",),
 }
+_NORMS = {"attn/norm": "attn_norm", "ffn/norm": "ffn_norm"}
+_GEMMA3_NORMS = {
+    "attn/q_norm": "attn_q_norm",
+    "attn/k_norm": "attn_k_norm",
+    "attn/post_norm": "post_attention_norm",
+    "ffn/post_norm": "post_ffw_norm",
+}
+_VECTORS: Mapping[str, Mapping[str, str]] = {"llama": _NORMS, "gemma3": _NORMS | _GEMMA3_NORMS}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,13 @@ class RunAnswer:
     whole: Floats | None = None
 
 
+class Place(NamedTuple):
+    """The `number`-th wanted position of row `row` of the frame."""
+
+    row: int
+    number: int
+
+
 class Answers:
     """The payload of one frame after another; its memory is kept and grows to the largest."""
 
@@ -55,19 +64,37 @@ class Answers:
         if self._bytes > self._memory.nbytes:
             self._memory = np.empty(self._bytes, np.uint8)
 
-    def write(self, row: int, wanted: int, at: int, answer: RunAnswer) -> None:
-        """Put answer `at` of a run where that to the row's `wanted`-th wanted position lies."""
-        asked = self._rows[row]
-        start = self._starts[row] + wanted * self._widths[row]
-        if answer.whole is not None:
-            self._memory[start : start + self._widths[row]].view(np.float32)[:] = answer.whole[at]
+    def write(self, places: Sequence[Place], answer: RunAnswer) -> None:
+        """Put a run's answers where they belong: answer i to wanted position `places[i]`."""
+        if self._is_all(places):
+            self._write_block(0, slice(0, len(places)), answer, self._rows[places[0].row])
             return
-        extra = len(asked.extra_ids)
-        block = candidate_block(as_bytes(self._memory)[start:], 1, asked.top_k, extra)
-        block.lse[0], block.lse_t[0] = answer.lse[at, 0], answer.lse_t[at, 0]
-        block.logits[0], block.ids[0] = answer.logits[at, : asked.top_k], answer.ids[at, : asked.top_k]
+        for line, place in enumerate(places):
+            row, width = self._rows[place.row], self._widths[place.row]
+            start = self._starts[place.row] + place.number * width
+            if answer.whole is not None:
+                self._memory[start : start + width].view(np.float32)[:] = answer.whole[line]
+            else:
+                self._write_block(start, slice(line, line + 1), answer, row)
+
+    def _is_all(self, places: Sequence[Place]) -> bool:
+        """Whether these are all places of the frame, in their order and of one shape: the usual decode step."""
+        first = self._rows[places[0].row]
+        return (
+            not first.whole_logits
+            and len(places) * self._widths[places[0].row] == self._bytes
+            and all(row.top_k == first.top_k and len(row.extra_ids) == len(first.extra_ids) for row in self._rows)
+            and all(place < after for place, after in pairwise(places))
+        )
+
+    def _write_block(self, start: int, lines: slice, answer: RunAnswer, row: Row) -> None:
+        """Put answers of one shape one after the other from byte `start` on."""
+        top_k, extra = row.top_k, len(row.extra_ids)
+        block = candidate_block(as_bytes(self._memory)[start:], lines.stop - lines.start, top_k, extra)
+        block.lse[:], block.lse_t[:] = answer.lse[lines, 0], answer.lse_t[lines, 0]
+        block.logits[:], block.ids[:] = answer.logits[lines, :top_k], answer.ids[lines, :top_k]
         if extra:
-            block.extra[0] = answer.extra[at, :extra]
+            block.extra[:] = answer.extra[lines, :extra]
 
     def payload(self) -> memoryview:
         """The whole payload of the frame; valid until `begin`."""

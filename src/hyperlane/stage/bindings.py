@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +38,7 @@ class IoBinding(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RunShape:
+class RunShape(NamedTuple):
     """All that a binding depends on. `slot` and `batch`: the KV entries; `tokens`: of each row.
 
     `at`: first token of a piece in the frame's buffers, or SLOTS for a batch.

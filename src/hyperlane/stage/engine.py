@@ -40,6 +40,7 @@ class Engine(Protocol):
 
         Raises:
             EngineFault: the device failed, or a value is not finite. KV entries of these rows are then undefined.
+            ProtocolError: the payload holds token ids beyond the vocabulary; nothing was computed.
 
         """
         ...

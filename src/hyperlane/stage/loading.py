@@ -150,7 +150,7 @@ def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[R
         key = unit_key(
             {
                 "model": order.spec.model.fingerprint,
-                "unit": layout.name,
+                "unit": repr(layout),
                 "offsets": order.options.offsets,
                 "arithmetic": order.options.arithmetic,
                 "runtime": onnx_engine.RUNTIME,

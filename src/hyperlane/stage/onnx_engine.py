@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from hyperlane.core import ElementType, Row, StageSpec
-from hyperlane.errors import EngineFault, LoadFailed
+from hyperlane.errors import EngineFault, LoadFailed, ProtocolError
 from hyperlane.graph import names
-from hyperlane.stage.answers import Answers
+from hyperlane.stage.answers import Answers, Place
 from hyperlane.stage.arena import KvArena
 from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape
 from hyperlane.stage.buffers import Buffers, as_bytes
@@ -51,13 +51,11 @@ ERROR_SEVERITY = 3
 """ONNX Runtime's number for logging errors and worse."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A wanted position of a run: the `number`-th of row `index` of the frame, token `token` of the run."""
+class Asked(NamedTuple):
+    """A wanted position of a run: where its answer belongs, its row, and which token of the run it is."""
 
+    place: Place
     row: Row
-    index: int
-    number: int
     token: int
 
 
@@ -77,7 +75,6 @@ class OnnxEngine:
         self._lengths = SlotLengths(spec.slots)
         self._answers = Answers(spec.model.vocab)
         self._bindings = BindingCache(self._bind)
-        self._run_options = ort.RunOptions()
 
     @property
     def element(self) -> ElementType:
@@ -101,6 +98,8 @@ class OnnxEngine:
         """See `Engine`."""
         self._answers.begin(rows)
         direct = _is_slot_range(rows)
+        if self._spec.is_first:
+            self._check_tokens(rows, direct)
         try:
             for piece in pieces(rows, self._run_tokens):
                 self._run_piece(rows, piece)
@@ -130,7 +129,7 @@ class OnnxEngine:
         row = rows[piece.row]
         end = piece.offset + piece.count
         asked = [
-            Asked(row, piece.row, number, offset - piece.offset)
+            Asked(Place(piece.row, number), row, offset - piece.offset)
             for number, offset in enumerate(row.want)
             if piece.offset <= offset < end
         ]
@@ -147,7 +146,7 @@ class OnnxEngine:
         if not direct:
             for index in batch.rows:
                 self._buffers.slots_in[rows[index].slot] = self._buffers.frame_in[bases[index]]
-        asked = [Asked(rows[i], i, 0, rows[i].slot - batch.first) for i in batch.rows if rows[i].want]
+        asked = [Asked(Place(i, 0), rows[i], rows[i].slot - batch.first) for i in batch.rows if rows[i].want]
         binding = self._bindings.get(self._shape(RunShape(batch.first, batch.size, 1, SLOTS), asked))
         binding.lengths[:] = self._lengths.of(batch.first, batch.size)
         for index in batch.rows:
@@ -165,18 +164,23 @@ class OnnxEngine:
         if question is not None and asked:
             question.wanted[:] = [one.token for one in asked]
             question.inverse_temperature[:, 0] = [1.0 / one.row.temperature for one in asked]
-            for line, one in enumerate(asked):
+            for line, one in enumerate(asked if binding.shape.extra else ()):
                 extra = one.row.extra_ids
                 question.extra[line, : len(extra)] = [line * self._spec.model.vocab + token for token in extra]
         assert self._session is not None
-        self._session.run_with_iobinding(binding.io, self._run_options)
+        self._session.run_with_iobinding(binding.io)
         if question is None:
             self._check_hidden(binding)
         elif asked:
             if not np.isfinite(question.answer.lse).all():
                 raise EngineFault(f"logits are not finite after layers {self._spec.layers}")
-            for line, one in enumerate(asked):
-                self._answers.write(one.index, one.number, line, question.answer)
+            self._answers.write([one.place for one in asked], question.answer)
+
+    def _check_tokens(self, rows: Sequence[Row], direct: bool) -> None:
+        count = sum(row.count for row in rows)
+        tokens = self._buffers.slots_in[rows[0].slot :] if direct else self._buffers.frame_in
+        if not 0 <= int(tokens[:count].min()) <= int(tokens[:count].max()) < self._spec.model.vocab:
+            raise ProtocolError(f"token ids beyond a vocabulary of {self._spec.model.vocab}")
 
     def _check_hidden(self, binding: Binding) -> None:
         assert binding.hidden_out is not None
@@ -189,8 +193,7 @@ class OnnxEngine:
         """The shape of a run that is asked for these positions."""
         if not self._spec.is_last:
             return run
-        return replace(
-            run,
+        return run._replace(
             wanted=len(asked),
             top_k=max((one.row.top_k for one in asked), default=1),
             extra=max((len(one.row.extra_ids) for one in asked), default=0),

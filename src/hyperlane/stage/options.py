@@ -45,7 +45,7 @@ class EngineOptions:
 
     arithmetic: Arithmetic = Arithmetic.INT8
     offsets: BlockOffsets = BlockOffsets.FOLDED
-    kv: KvElement = KvElement.F32
+    kv: KvElement = KvElement.F16
     spinning: bool = False
 
 
