@@ -20,6 +20,9 @@ def worker(*, flags: WorkerFlags, common: CommonFlags) -> None:
 
     hyperlane worker --memory 6GiB
     """
+    from hyperlane.cluster.trust import old_tls
+
+    old_tls.rule_out()  # before the next import brings gRPC
     from hyperlane.node import run_worker
 
     run_worker(flags.resolve(common), discovery=config.load(config.DiscoveryConfig, common.config))

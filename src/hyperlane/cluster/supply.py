@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from hyperlane.cluster.announce import STOP_WITHIN_S, Child, ChildFailed
+from hyperlane.cluster.trust import old_tls
 from hyperlane.core import Address
 from hyperlane.errors import TransferError
 from hyperlane.stage.orders import WeightSources
@@ -56,7 +57,7 @@ class WeightSupply:
         if encrypted:
             command.append(str(self._trust))
         log = self._logs / f"tensors-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(self._servers)}.log"
-        child = Child(command, log)
+        child = Child(command, log, {**os.environ, **old_tls.VARIABLES})
         try:
             said = child.announcement(time.monotonic() + READY_WITHIN_S)
         except ChildFailed as error:

@@ -125,7 +125,6 @@ def main() -> int:
     """The process's entry."""
     path, address, *trust_folder = sys.argv[1:]
     try:
-        grpc_tls.tls_1_3_alone()
         trust = HeadTrust(Path(trust_folder[0]), make=False) if trust_folder else None
         asyncio.run(_serve(Path(path), Address.parse(address), trust))
     except HyperlaneError as error:

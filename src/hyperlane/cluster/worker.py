@@ -22,7 +22,7 @@ from hyperlane.cluster.discovery.beacon import Beacon
 from hyperlane.cluster.link_dialler import LinkDialler
 from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.messages import CONTROL_PROTOCOL
-from hyperlane.cluster.trust import grpc_tls
+from hyperlane.cluster.trust import old_tls
 from hyperlane.cluster.trust.worker_trust import Renewal, WorkerTrust
 from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
 from hyperlane.core import Address, ElementType, NodeId, WorkerFacts
@@ -148,7 +148,8 @@ class _Worker:
         self._tls: ServerTls | None = None
         self._renewal: Renewal | None = None
         if setup.trust is not None:
-            grpc_tls.tls_1_3_alone()
+            if not old_tls.is_ruled_out():
+                log.warning("gRPC was imported too early: the control port takes TLS 1.2 as well")
             self._tls = setup.trust.credentials.server_tls(setup.trust.check)
         self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model), setup.trust)
         self._control = self._data = setup.listen

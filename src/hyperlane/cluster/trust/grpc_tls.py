@@ -1,13 +1,12 @@
 """Mutual TLS on gRPC: credentials for both sides, and a gate that lets each role call what is its own.
 
-gRPC has its own TLS library: what Python's contexts say does not hold there, and its versions are set in another way.
+gRPC has its own TLS library: what Python's contexts say does not hold there. Its versions are `old_tls`'s matter.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -43,16 +42,6 @@ Behaviour = Callable[..., Any]
 
 Context = Any
 """A grpc.aio.ServicerContext; grpc has no types."""
-
-_OLD_SUITES = "ECDHE-RSA-AES256-GCM-SHA384"
-"""The only suite left to TLS 1.2, and no certificate of ours (P-256) can use it: so TLS 1.3, which this setting does
-not concern, is the only version that a server of ours can speak. gRPC's Python API has no setting for that.
-"""
-
-
-def tls_1_3_alone() -> None:
-    """Before a process makes its first gRPC object: leave its servers no older TLS. Not for libraries' users."""
-    os.environ.update(GRPC_SSL_CIPHER_SUITES=_OLD_SUITES)
 
 
 # --- credentials ---------------------------------------------------------------------------------------------
