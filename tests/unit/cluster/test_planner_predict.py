@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,16 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlane.cluster.planner.curve import Curve
-from hyperlane.cluster.planner.facts import HeadCost, Workload
-from hyperlane.cluster.planner.frame_cost import Round, chunk_shape, decode_shape
+from hyperlane.cluster.planner.facts import HeadCost
 from hyperlane.cluster.planner.layout import Layout, layout_of
 from hyperlane.cluster.planner.predict import Predictor, group_sizes
-from hyperlane.cluster.planner.simulate import simulate
-from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, schedule
 from hyperlane.testing.clusters import Machine, made_up_cluster, made_up_workload
+from hyperlane.testing.simulated_head import simulated_period_s, simulated_ttft_s
 
 calm = settings(deadline=None, max_examples=60)
-ROUNDS = 40
 
 
 @st.composite
@@ -48,73 +44,19 @@ def cases(draw, streams: int | None = None) -> tuple[Predictor, Layout]:
     return Predictor(facts, workload), layout_of(zip(range(count), ends, ends[1:], strict=False))
 
 
-class Driver:
-    """The head's scheduler over a simulated ring: `streams` lanes of one prompt each, all there at time 0."""
-
-    def __init__(self, predictor: Predictor, layout: Layout, policy: Policy, streams: int, prompt: int) -> None:
-        self._predictor, self._layout, self._policy = predictor, layout, policy
-        self.lanes = Lanes(streams)
-        self.lanes.waiting.extend(Lane(number, prompt, prompt) for number in range(streams))
-        self.tokens: list[tuple[float, int]] = []
-
-    def frames(self, now: float, back: Flight | None) -> Iterator[Flight]:
-        lanes = self.lanes
-        if back is None:
-            lanes.admit()
-        else:
-            wanted = [share.lane for share in lanes.arrive(back.step).plan.shares if share.wanted]
-            for lane in wanted:
-                lanes.grow(lanes.running[lane], whole=False)
-            self.tokens.append((now, len(wanted)))
-        while (plan := schedule(lanes, self._policy)) is not None:
-            yield lanes.depart(plan)
-
-    def cost(self, flight: Flight) -> Round:
-        shares = flight.plan.shares
-        tokens = sum(share.count for share in shares)
-        if tokens == len(shares):
-            shape = decode_shape(tokens)
-        else:
-            shape = chunk_shape(tokens, last=any(share.wanted for share in shares))
-        return self._predictor.costs.of(shape).round(self._layout)
-
-
-def policy_for(workload: Workload, layout: Layout, groups: int) -> Policy:
-    window = workload.frames_in_flight or max(2 * len(layout), groups)
-    return Policy(
-        max_step_tokens=2 * workload.chunk_tokens,
-        prompt_chunk=workload.chunk_tokens,
-        max_frames=window,
-        max_bytes=1 << 60,
-        decode_groups=groups,
-        min_group_rows=workload.min_group_rows,
-    )
-
-
-def simulated_period(predictor: Predictor, layout: Layout, groups: int, streams: int) -> float:
-    """Seconds in which all streams have one more token each, in the steady state, under the head's scheduler."""
-    driver = Driver(predictor, layout, policy_for(predictor.workload, layout, groups), streams, prompt=1)
-    simulate(driver.frames, driver.cost, ROUNDS * predictor.period_s(layout, group_sizes(streams, groups)))
-    steady = driver.tokens[len(driver.tokens) // 2 :]
-    return streams * (steady[-1][0] - steady[0][0]) / sum(count for _, count in steady[1:])
-
-
 @calm
 @given(case=cases())
 def test_one_stream_has_a_token_as_often_as_predicted(case):
     predictor, layout = case
-    assert simulated_period(predictor, layout, 1, 1) == pytest.approx(predictor.token_s(layout), rel=1e-6)
+    assert simulated_period_s(predictor, layout, 1, 1) == pytest.approx(predictor.token_s(layout), rel=1e-6)
 
 
 @calm
 @given(case=cases())
 def test_the_first_token_comes_when_predicted(case):
     predictor, layout = case
-    prompt = predictor.workload.prompt_tokens
-    driver = Driver(predictor, layout, policy_for(predictor.workload, layout, 1), 1, prompt)
-    simulate(driver.frames, driver.cost, 2 * predictor.ttft_s(layout))
-    first = next(time for time, count in driver.tokens if count)
-    assert first + predictor.facts.head.publish_s == pytest.approx(predictor.ttft_s(layout), rel=1e-6)
+    first_s = simulated_ttft_s(predictor, layout) + predictor.facts.head.publish_s
+    assert first_s == pytest.approx(predictor.ttft_s(layout), rel=1e-6)
 
 
 @calm
@@ -126,7 +68,7 @@ def test_equal_groups_in_flight_have_the_predicted_period(case):
         if len(set(sizes)) == 1:
             predicted = predictor.period_s(layout, sizes)
             busy = predictor.head_s(sizes)
-            simulated = max(busy, simulated_period(predictor, layout, len(sizes), streams))
+            simulated = max(busy, simulated_period_s(predictor, layout, len(sizes), streams))
             assert simulated == pytest.approx(predicted, rel=0.02)
 
 
@@ -137,7 +79,7 @@ def test_the_chosen_number_of_groups_is_as_fast_as_predicted(case):
     streams = predictor.workload.streams
     groups, predicted = predictor.best_groups(layout, streams)
     sizes = group_sizes(streams, groups)
-    simulated = max(predictor.head_s(sizes), simulated_period(predictor, layout, groups, streams))
+    simulated = max(predictor.head_s(sizes), simulated_period_s(predictor, layout, groups, streams))
     assert simulated == pytest.approx(predicted, rel=0.1)
 
 

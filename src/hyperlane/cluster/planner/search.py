@@ -42,7 +42,8 @@ class _Beyond:
         found = self._among(self._ranked[:TOGETHER])
         if found is None:
             found = self._first_that_fits()
-            return found and self._better_orders(found)
+            # A layout of a size that was asked for is shown beside the best one: it need not be polished.
+            return found if found is None or self._size else self._better_orders(found)
         return self._better_company(found)
 
     def _among(self, workers: Iterable[int]) -> Optimum | None:
