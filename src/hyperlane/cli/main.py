@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import bench, chat, models, node, plan, run, serve, service, status, token, worker
+from hyperlane.cli import bench, chat, doctor, models, node, plan, run, serve, service, status, token, worker
 from hyperlane.cli.command import end_on_terminate
 from hyperlane.cli.terminal import speak_utf8
 
@@ -55,6 +55,7 @@ for _name, _command in {
     "worker": worker.worker,
     "plan": plan.plan,
     "status": status.status,
+    "doctor": doctor.doctor,
     "service": service.service,
     "pull": models.pull,
     "models": models.models,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
+from hyperlane.cluster.discovery.interfaces import Interface, ways_to
 from hyperlane.cluster.membership import Means, MemberId, Source
 from hyperlane.core import Address
 
@@ -48,9 +50,12 @@ class Candidates:
         pairs = ((member, source) for member, sources in self._known.items() for source in sources)
         return {(member, source) for member, source in pairs if source.means is means}
 
-    def in_order(self, member: MemberId, now_s: float) -> tuple[Address, ...]:
-        """Where to try: the likeliest first, but what has just failed last."""
-        order = {address: None for sources in self._known.get(member, {}).values() for address in sources}
+    def in_order(self, member: MemberId, now_s: float, interfaces: Sequence[Interface] = ()) -> tuple[Address, ...]:
+        """Where to try: over the best of our interfaces first, but what has just failed last."""
+        known = {address: None for sources in self._known.get(member, {}).values() for address in sources}
+        ways = ways_to([address.host for address in known], interfaces, same_machine=True)
+        rank = {way.host: place for place, way in enumerate(ways)}
+        order = sorted(known, key=lambda address: rank.get(address.host, len(rank)))
 
         def has_failed(address: Address) -> bool:
             failed_s = self._failed.get((member, address))

@@ -216,7 +216,8 @@ class Scout:
             self._happen(Silent(known.id, _other_protocol(known.claim, self._options.protocol)))
             return False
         reason = "none of its addresses is on a network of this machine"
-        for address in self._candidates.in_order(known.id, time.monotonic()):
+        interfaces = self._watch.interfaces if self._watch is not None else ()
+        for address in self._candidates.in_order(known.id, time.monotonic(), interfaces):
             try:
                 answer = await self._probe(address, PROBE_WITHIN_S)
             except HyperlaneError as error:

@@ -16,6 +16,7 @@ from hyperlane.cluster.doctor import look, look_network
 from hyperlane.cluster.doctor import machine_checks as machine
 from hyperlane.cluster.doctor import network_checks as network
 from hyperlane.cluster.doctor.finding import Finding
+from hyperlane.cluster.trust import worker_trust
 from hyperlane.cluster.trust.binding import Machine
 from hyperlane.core import Address
 
@@ -62,6 +63,9 @@ async def examine(
     tests, heard = await look_network.listen(usable, what.listen_s) if what.mdns else ([], [])
     peers = await _peers(what, usable, heard)
     findings += network.check_multicast(tests, peers)
+    doors = worker_trust.door_addresses(what.trust) if not identity.trouble else ()
+    if doors:
+        peers.append(await look_network.door(doors, usable))
     findings += [finding for peer in peers for finding in network.check_peer(peer)]
     findings += network.check_versions(heard, what.version, what.protocol)
     own_machine = machine_hash(what.machine)

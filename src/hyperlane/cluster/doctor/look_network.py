@@ -8,13 +8,16 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from hyperlane.cluster.discovery.advert import Advert, Heard, NodeKind
 from hyperlane.cluster.discovery.interfaces import Interface, InterfaceKind, parsed, ways_to
 from hyperlane.cluster.discovery.mdns import MdnsInterface
 from hyperlane.cluster.doctor.network_checks import MulticastFacts, PathFacts, PeerFacts, Reach
+from hyperlane.cluster.trust import door_client
 from hyperlane.core import Address, NodeId
+from hyperlane.errors import HyperlaneError
 
 LISTEN_S = 3.0
 """How long adverts are listened for; those that are there answer within a second."""
@@ -65,6 +68,19 @@ async def peer(
     tried = list(ways) + [host for host in hosts if host not in ways and not on_lan]
     paths = await asyncio.gather(*(_path(host, port, ways.get(host)) for host in tried))
     return PeerFacts(name, port, heard, tuple(paths))
+
+
+async def door(addresses: Sequence[Address], interfaces: Sequence[Interface]) -> PeerFacts:
+    """The head's door, at the first of its addresses that answers, and what its clock says."""
+    tried = [await peer("the head", (one.host,), one.port, interfaces, heard=True, on_lan=False) for one in addresses]
+    reached = next((one for one in tried if any(path.reach is Reach.OPEN for path in one.paths)), None)
+    if reached is None:
+        return replace(tried[0], paths=tuple(path for one in tried for path in one.paths))
+    offset_s = None
+    with suppress(OSError, HyperlaneError):
+        address = Address(reached.paths[0].host, reached.port)
+        offset_s = await asyncio.to_thread(door_client.clock_offset_s, address)
+    return replace(reached, clock_offset_s=offset_s)
 
 
 async def _path(host: str, port: int, interface: Interface | None) -> PathFacts:

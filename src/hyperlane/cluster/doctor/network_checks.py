@@ -141,7 +141,7 @@ def check_multicast(tests: Sequence[MulticastFacts], peers: Sequence[PeerFacts])
         deaf = [test for test in tests if test.interface in via and test.heard_self]
         if deaf and not peer.heard:
             findings.append(
-                problem(
+                warning(
                     "multicast",
                     f"{peer.name} answers at {peer.paths[0].host} over {deaf[0].interface}, but its mDNS is not heard",
                     "multicast is lost between the two: an access point or a switch filters it, or a firewall there "
@@ -155,14 +155,14 @@ def check_multicast(tests: Sequence[MulticastFacts], peers: Sequence[PeerFacts])
 def _self_test(test: MulticastFacts) -> Finding:
     name = "multicast"
     if test.error:
-        return problem(
+        return warning(
             name,
             f"mDNS does not start on {test.interface}: {test.error}",
             "machines are not found over this interface",
             f"see which program holds UDP port 5353 (ss -ulpn sport = 5353) and does not share it; or {_BY_HAND}",
         )
     if not test.heard_self:
-        return problem(
+        return warning(
             name,
             f"this machine does not hear its own mDNS on {test.interface}",
             "its firewall drops multicast: it will hear nobody else either",

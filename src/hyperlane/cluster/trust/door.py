@@ -155,6 +155,7 @@ class JoinDoor:
             except HyperlaneError as error:
                 self._refused(guest, str(error))
                 response = pb.DoorResponse(refusal=str(error))
+            response.unix_ms = int(time.time() * 1000)
             channel.sendall(packed(response))
             _say_goodbye(channel)
 

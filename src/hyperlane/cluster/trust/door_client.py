@@ -88,6 +88,18 @@ def register(addresses: Sequence[Address], credentials: NodeCredentials, ask: pb
     _first(addresses, tell)
 
 
+def clock_offset_s(address: Address) -> float:
+    """How far the clock of the head behind a door is ahead of ours; negative when it is behind. Trusts nobody.
+
+    Raises:
+        OSError, ProtocolError, VersionMismatch: no door answers there.
+
+    """
+    began_s = time.time()
+    response = _exchange(address, pb.DoorRequest(authority=pb.AuthorityRequest()), _trusting_nobody(), None)
+    return float(response.unix_ms) / 1000 - (began_s + time.time()) / 2
+
+
 def _first(addresses: Sequence[Address], ask: Callable[[Address], T]) -> T:
     """Ask one after the other; only silence, and impostors, lead on to the next."""
     failures: list[str] = []
@@ -129,12 +141,7 @@ def _join(address: Address, token: JoinToken, node: NodeId, name: str, shown: No
 
 def _authority_at(address: Address, fingerprint: bytes) -> AuthorityCertificate:
     """What somebody there calls the authority's certificate, if it is the one that is meant."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # Nothing is trusted on this connection and nothing is told: what comes is compared with the token.
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    response = _exchange(address, pb.DoorRequest(authority=pb.AuthorityRequest()), context, None)
+    response = _exchange(address, pb.DoorRequest(authority=pb.AuthorityRequest()), _trusting_nobody(), None)
     try:
         authority = certificates.read_authority(response.authority, der=True)
     except NotTrusted as error:
@@ -142,6 +149,15 @@ def _authority_at(address: Address, fingerprint: bytes) -> AuthorityCertificate:
     if not hmac.compare_digest(authority.fingerprint, fingerprint):
         raise _Impostor("what answers there is another cluster's head, or pretends to be this one's")
     return authority
+
+
+def _trusting_nobody() -> ssl.SSLContext:
+    """Nothing is trusted on such a connection and nothing is told: what comes is compared with the token."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _ask(

@@ -174,6 +174,16 @@ def started_by_head(folder: Path) -> WorkerTrust:
     return WorkerTrust(folder, credentials, ())
 
 
+def door_addresses(trust: Path) -> tuple[Address, ...]:
+    """Where the head's door was when this machine joined; nowhere if it has joined none.
+
+    Raises:
+        NotTrusted: the file is damaged.
+
+    """
+    return _door(trust / "worker")[0]
+
+
 def _door(folder: Path) -> tuple[tuple[Address, ...], str]:
     """Where the head's door was, and the token that opened it."""
     data = read_private(folder / DOOR)
