@@ -30,6 +30,13 @@ class TrustedPair:
         self.head.members.record(certificate, folder.name, "127.0.0.1")
         return NodeCredentials.store(folder, self.head.authority.certificate, certificate.pem, key)
 
+    @staticmethod
+    def worker_tls(folder: Path) -> ServerTls:
+        """How the worker of a pair that another process made listens."""
+        credentials = NodeCredentials.load(folder / "worker")
+        assert credentials is not None
+        return credentials.server_tls(anybody)
+
     def server(self) -> ServerTls:
         """How the worker listens."""
         return self.worker.credentials.server_tls(self.worker.check)

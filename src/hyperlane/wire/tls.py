@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hyperlane.errors import NotTrusted
+from hyperlane.wire.codec import size_of
 from hyperlane.wire.kind import Buffer
 from hyperlane.wire.peer import Peer, peer_of
 
@@ -177,20 +178,37 @@ class TlsStream:
         """As `socket.sendmsg`: everything if the socket blocks; else what could be taken, with `unsent` behind it."""
         if self._peer is None:
             self.handshake()
-        self.flush()
+        if self._unsent:
+            self.flush()
+        size = sum(map(size_of, buffers))
+        if size <= RECORD_BYTES:
+            self._send_together([b"".join(buffers) if len(buffers) > 1 else buffers[0]])
+            return size
         taken = 0
         for group in _groups(buffers):
-            with self._guard:
-                for piece in group:
-                    self._tls.write(piece)
-                records = self._outgoing.read()
-            taken += sum(memoryview(piece).nbytes for piece in group)
-            self._unsent = memoryview(records)
-            try:
-                self.flush()
-            except BlockingIOError:
+            taken += sum(map(size_of, group))
+            if not self._send_together(group):
                 break
         return taken
+
+    def _send_together(self, pieces: Sequence[Buffer]) -> bool:
+        """Encrypt, and give the kernel what it takes; whether that was all."""
+        with self._guard:
+            for piece in pieces:
+                self._tls.write(piece)
+            records = self._outgoing.read()
+        try:
+            sent = self._sock.send(records)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(records):
+            return True
+        self._unsent = memoryview(records)[sent:]
+        try:
+            self.flush()
+        except BlockingIOError:
+            return False
+        return True
 
     def send(self, data: Buffer) -> int:
         """As `socket.send`."""
@@ -275,15 +293,11 @@ def distrust(who: object, error: ssl.SSLError) -> NotTrusted:
 
 
 def _groups(buffers: Sequence[Buffer]) -> Iterator[list[Buffer]]:
-    """What is encrypted together: small frames as one record, large ones in pieces that nothing copies."""
-    sizes = [memoryview(buffer).nbytes for buffer in buffers]
-    if sum(sizes) <= RECORD_BYTES:
-        yield [b"".join(buffers) if len(buffers) > 1 else buffers[0]]
-        return
+    """A large frame in pieces that are encrypted together; nothing is copied."""
     group: list[Buffer] = []
     room = GROUP_BYTES
-    for buffer, size in zip(buffers, sizes, strict=True):
-        view = memoryview(buffer).cast("B") if size else memoryview(b"")
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B") if size_of(buffer) else memoryview(b"")
         while view:
             piece, view = view[:room], view[room:]
             group.append(piece)
