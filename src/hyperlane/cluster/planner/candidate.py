@@ -25,7 +25,8 @@ class Kind(enum.StrEnum):
 class StageForecast:
     """One stage. `decode_s`: computing one token of one stream; `hop_s`: from it to the next node of the ring.
 
-    Bytes: of weights, KV arena and workspace; `free_bytes`: what is left of the worker's memory, or of its pool's.
+    Bytes: of weights, KV arena and workspace; `process_bytes`: of the process without them; `free_bytes`: what is left
+    of the worker's memory, or of its pool's.
     """
 
     worker: str
@@ -35,12 +36,13 @@ class StageForecast:
     weight_bytes: int
     kv_bytes: int
     workspace_bytes: int
+    process_bytes: int
     free_bytes: int
 
     @property
     def used_bytes(self) -> int:
-        """All bytes of the stage."""
-        return self.weight_bytes + self.kv_bytes + self.workspace_bytes
+        """All bytes of the stage and its process."""
+        return self.weight_bytes + self.kv_bytes + self.workspace_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def pipeline_of(problem: Problem, layout: Layout, streams: int | None = None) ->
             weight_bytes=weights,
             kv_bytes=kv,
             workspace_bytes=problem.workload.cost.workspace,
+            process_bytes=problem.facts.devices[share.worker].process_bytes,
             free_bytes=problem.free_after(layout, share.worker),
         )
         for share, following in zip(layout, ends[1:], strict=True)

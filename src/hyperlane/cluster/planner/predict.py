@@ -17,12 +17,14 @@ from hyperlane.cluster.planner.layout import Layout
 class Forecast:
     """What a pipeline is expected to do.
 
-    `token_s`: per token of one stream. `ttft_s`: until the first token of the workload's prompt, on an idle pipeline.
-    `period_s`: until each of `streams` streams has one more token, with `groups` groups of them in flight.
+    `token_s`: per token of one stream. `ttft_s`, `answer_s`: until the first and the last token of the workload's prompt
+    and answer, on an idle pipeline. `period_s`: until each of `streams` streams has one more token, with `groups` groups
+    of them in flight.
     """
 
     token_s: float
     ttft_s: float
+    answer_s: float
     streams: int
     groups: int
     period_s: float
@@ -36,10 +38,6 @@ class Forecast:
     def many_rate(self) -> float:
         """Tokens per second of all streams together."""
         return self.streams / self.period_s
-
-    def answer_s(self, tokens: int) -> float:
-        """Until a whole answer of so many tokens is there, on an idle pipeline."""
-        return self.ttft_s + (tokens - 1) * self.token_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,9 @@ class Predictor:
         """Everything at once, with the best number of groups. `streams`: other than the workload's."""
         streams = streams or self.workload.streams
         groups, period_s = self.best_groups(layout, streams)
-        return Forecast(self.token_s(layout), self.ttft_s(layout), streams, groups, period_s)
+        token_s, ttft_s = self.token_s(layout), self.ttft_s(layout)
+        answer_s = ttft_s + max(0, self.workload.answer_tokens - 1) * token_s
+        return Forecast(token_s, ttft_s, answer_s, streams, groups, period_s)
 
     def token_s(self, layout: Layout) -> float:
         """Seconds per token of one stream: every server and every delay of the ring, one after another."""

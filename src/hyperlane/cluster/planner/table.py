@@ -6,7 +6,7 @@ from hyperlane.cluster.planner.candidate import Candidate, Kind, PipelineForecas
 from hyperlane.cluster.planner.survey import Survey
 from hyperlane.summary import columns, human_bytes
 
-_HEAD = ("", "candidate", "nodes and layers", "first token", "tokens/s, one", "tokens/s, many", "groups")
+_HEAD = ("", "candidate", "nodes and layers", "first token", "answer", "tokens/s, one", "tokens/s, many", "groups")
 
 
 def survey_text(survey: Survey) -> str:
@@ -25,7 +25,19 @@ def survey_text(survey: Survey) -> str:
 
 def memory_text(pipeline: PipelineForecast) -> str:
     """What one pipeline takes on each device, and each stage's share of a token."""
-    head = ("stage", "node", "layers", "computes", "then hop", "weights", "KV", "workspace", "used", "free after")
+    head = (
+        "stage",
+        "node",
+        "layers",
+        "computes",
+        "then hop",
+        "weights",
+        "KV",
+        "workspace",
+        "process",
+        "used",
+        "free after",
+    )
     rows = [
         (
             str(number),
@@ -36,6 +48,7 @@ def memory_text(pipeline: PipelineForecast) -> str:
             human_bytes(stage.weight_bytes),
             human_bytes(stage.kv_bytes),
             human_bytes(stage.workspace_bytes),
+            human_bytes(stage.process_bytes),
             human_bytes(stage.used_bytes),
             human_bytes(stage.free_bytes),
         )
@@ -47,13 +60,14 @@ def memory_text(pipeline: PipelineForecast) -> str:
 def _row(candidate: Candidate, winner: Candidate | None) -> tuple[str, ...]:
     mark = "*" if candidate is winner else ""
     if not candidate.fits:
-        return (mark, _name(candidate), "does not fit", "", "", "", "")
+        return (mark, _name(candidate), "does not fit", "", "", "", "", "")
     groups = "+".join(str(pipeline.forecast.groups) for pipeline in candidate.pipelines)
     return (
         mark,
         _name(candidate),
         " | ".join(_stages(pipeline) for pipeline in candidate.pipelines),
         f"{candidate.ttft_s:.2f} s",
+        f"{candidate.best.forecast.answer_s:.1f} s",
         f"{1 / candidate.token_s:.1f}",
         f"{candidate.many_rate:.1f}",
         groups,
