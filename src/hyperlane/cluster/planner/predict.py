@@ -17,9 +17,8 @@ from hyperlane.cluster.planner.layout import Layout
 class Forecast:
     """What a pipeline is expected to do.
 
-    `token_s`: per token of one stream. `ttft_s`, `answer_s`: until the first and the last token of the workload's prompt
-    and answer, on an idle pipeline. `period_s`: until each of `streams` streams has one more token, with `groups` groups
-    of them in flight.
+    `token_s`: per token of one stream. `ttft_s`, `answer_s`: until the first and the last token of the workload's answer,
+    on an idle pipeline. `period_s`: until each of `streams` streams has one more token, with `groups` groups in flight.
     """
 
     token_s: float
