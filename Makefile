@@ -20,7 +20,7 @@ MODEL ?= smollm2-135m
 LISTEN ?= 127.0.0.1:7420
 CODE := src tests examples benchmarks scripts
 
-.PHONY: help build run-example run-worker test test-unit test-slow check lint format format-check types layers proto bench clean
+.PHONY: help build run-example run-worker test test-unit test-slow test-lan check lint format format-check types layers proto bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +50,9 @@ test-unit: build  ## the pure-Python tests alone: no runtime, no model, any syst
 
 test-slow: build  ## the tests marked slow
 	$(BIN)/python -m pytest tests -m slow --timeout=3600 $(ARGS)
+
+test-lan: build  ## machines on a LAN of network namespaces (Linux, root and iproute2; otherwise skipped)
+	$(BIN)/python -m pytest tests/lan $(ARGS)
 
 check: format-check lint types layers  ## format, lint, types, import contract
 
