@@ -17,7 +17,7 @@ from hyperlane.cluster.planner.layout import Layout
 class Forecast:
     """What a pipeline is expected to do.
 
-    `token_s`: per token of one stream. `ttft_s`, `answer_s`: until the first and the last token of the workload's answer,
+    `token_s`: per token of one stream. `ttft_s`, `answer_s`: until the first and the last token of an answer,
     on an idle pipeline. `period_s`: until each of `streams` streams has one more token, with `groups` groups in flight.
     """
 
