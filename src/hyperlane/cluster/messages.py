@@ -35,6 +35,7 @@ CONTROL_PROTOCOL = 1
 HEAD_ID_BYTES = 16
 NODE_ID_BYTES = 16
 SERIAL_BYTES = 20
+MAX_VERSION = 32
 
 T = TypeVar("T")
 
@@ -78,8 +79,9 @@ def check_version(theirs: pb.Version, who: str) -> None:
     if theirs.protocol == CONTROL_PROTOCOL:
         return
     older = who if theirs.protocol < CONTROL_PROTOCOL else "this machine"
+    version = "".join(c for c in theirs.hyperlane if c.isascii() and c.isprintable())[:MAX_VERSION]
     raise VersionMismatch(
-        f"{who} runs Hyperlane {theirs.hyperlane or 'of an unknown version'} (control protocol {theirs.protocol}), "
+        f"{who} runs Hyperlane {version or 'of an unknown version'} (control protocol {theirs.protocol}), "
         f"this machine runs {__version__} (control protocol {CONTROL_PROTOCOL}); update Hyperlane on {older}"
     )
 

@@ -231,6 +231,43 @@ def test_a_removed_node_gets_no_other_certificate(cluster, ageing):
         ageing.renew()
 
 
+def test_a_node_that_is_removed_while_it_renews_gets_nothing(cluster, ageing, monkeypatch):
+    """Between the look at the certificate and the new entry the node is removed."""
+    real = cluster.trust.authority.issue
+
+    def removed_meanwhile(name, public):
+        cluster.trust.remove_node("a")
+        return real(name, public)
+
+    monkeypatch.setattr(cluster.trust.authority, "issue", removed_meanwhile)
+    with pytest.raises(JoinRefused, match="no member"):
+        ageing.renew()
+    assert cluster.trust.members.of(ageing.credentials.name.node) is None
+
+
+def test_two_machines_that_join_at_once_as_one_node_are_not_both_let_in(cluster, tmp_path, monkeypatch):
+    token, node = JoinToken.decode(cluster.token(uses=5)), node_identity(tmp_path / "copied")
+    spend = cluster.trust.tokens.spend
+
+    def joined_meanwhile(*args):
+        monkeypatch.setattr(cluster.trust.tokens, "spend", spend)
+        door_client.join(token, node, "first")
+        return spend(*args)
+
+    monkeypatch.setattr(cluster.trust.tokens, "spend", joined_meanwhile)
+    with pytest.raises(JoinRefused, match=r"is a member already \(first\)"):
+        door_client.join(token, node, "second")
+
+
+def test_an_identity_whose_certificates_have_all_ended_is_free_again(cluster, tmp_path, monkeypatch):
+    node = node_identity(tmp_path / "copied")
+    monkeypatch.setattr(certificates, "NODE_DAYS", 0)
+    door_client.join(JoinToken.decode(cluster.token()), node, "before")
+    monkeypatch.undo()
+    door_client.join(JoinToken.decode(cluster.token()), node, "after")
+    assert [one.name for one in cluster.trust.members.all()] == ["after"]
+
+
 def test_who_shows_no_certificate_gets_no_other_one(cluster, tmp_path):
     from hyperlane.cluster.pb import control_pb2 as pb
 
@@ -269,6 +306,16 @@ def test_strangers_of_every_kind_are_logged_with_their_address_and_leave_the_doo
         say_and_wait(tls(cluster), data)
     assert sum("refused 127.0.0.1:" in line for line in caplog.messages) >= 5
     assert worker_trust.join(cluster.token(), tmp_path / "trust", "a")
+
+
+def test_a_strangers_words_write_no_lines_of_their_own_into_the_log(cluster, caplog):
+    from hyperlane.cluster.pb import control_pb2 as pb
+
+    evil = pb.DoorRequest(version=pb.Version(protocol=99, hyperlane="1\n\x1b[31mCRITICAL all is lost"))
+    data = evil.SerializeToString()
+    say_and_wait(tls(cluster), struct.pack(">I", len(data)) + data)
+    assert any("all is lost" in line for line in caplog.messages)
+    assert not any("\n" in line or "\x1b" in line for line in caplog.messages)
 
 
 def test_the_door_speaks_tls_1_3_alone(cluster):

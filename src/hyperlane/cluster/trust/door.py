@@ -23,6 +23,7 @@ from hyperlane.cluster.trust.door_messages import packed, read_request
 from hyperlane.cluster.trust.head_trust import HeadTrust, Newcomer, printable_name
 from hyperlane.core import Address, NodeId
 from hyperlane.errors import ConfigError, HyperlaneError, NotTrusted, ProtocolError
+from hyperlane.wire.codec import printable
 from hyperlane.wire.peer import NodeRole, Peer, peer_of
 from hyperlane.wire.sockets import listening_socket, plain_host
 from hyperlane.wire.strangers import Strangers
@@ -139,7 +140,8 @@ class JoinDoor:
             sock.close()
 
     def _refused(self, guest: Address, reason: str) -> None:
-        log.warning("the door refused %s: %s", guest, reason)
+        # A stranger's words may be in it: they must not write lines of their own into a log or a terminal.
+        log.warning("the door refused %s: %s", guest, printable(reason).decode())
         with self._guard:
             barred = self._strangers.failed(guest.host, time.monotonic())
         if barred:

@@ -102,10 +102,13 @@ class HeadTrust:
         if len(newcomer.node) != ID_BYTES:
             raise NotTrusted(f"a node's id has {ID_BYTES} bytes, not {len(newcomer.node)}")
         self.tokens.verify(newcomer.token_id, newcomer.secret, time.time())
-        self._check_identity(newcomer.node, shown)
+        if newcomer.node == self.node:
+            raise JoinRefused("this is the head's own machine: it starts workers by itself (--local-workers)")
+        _owns(shown, self.members.of(newcomer.node))
         self.tokens.spend(newcomer.token_id, newcomer.secret, newcomer.node, time.time())
         certificate = self.authority.issue(self._name(NodeRole.WORKER, newcomer.node), public)
-        self.members.record(certificate, printable_name(newcomer.name), newcomer.address)
+        name = printable_name(newcomer.name)
+        self.members.record(certificate, name, newcomer.address, lambda known: _owns(shown, known))
         return certificate.pem
 
     def renew(self, peer: Peer, request: bytes, address: str) -> bytes:
@@ -115,12 +118,15 @@ class HeadTrust:
             NotTrusted: it was removed, or it is no worker of ours.
 
         """
+
+        def still_ours(known: Member | None) -> None:
+            if peer.name.role is not NodeRole.WORKER or known is None or not known.has(peer.serial):
+                raise NotTrusted(f"{peer} is no member of this cluster")
+
         self.check(peer)
         member = self.members.of(peer.name.node)
-        if peer.name.role is not NodeRole.WORKER or member is None:
-            raise NotTrusted(f"{peer} is no member of this cluster")
         certificate = self.authority.issue(peer.name, certificates.requested_key(request))
-        self.members.record(certificate, member.name, address)
+        self.members.record(certificate, member.name if member else "unnamed", address, still_ours)
         return certificate.pem
 
     def remove_node(self, which: str) -> tuple[Member, list[TokenRecord]]:
@@ -135,21 +141,6 @@ class HeadTrust:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _check_identity(self, node: NodeId, shown: Peer | None) -> None:
-        """An identity that is taken is given to nobody but its owner: a token must not make one node into another."""
-        if node == self.node:
-            raise JoinRefused("this is the head's own machine: it starts workers by itself (--local-workers)")
-        member = self.members.of(node)
-        if member is None or member.until < time.time():
-            return
-        if shown is None or shown.name.node != node:
-            raise JoinRefused(
-                f"node {node.hex()[:8]} is a member already ({member.name}): if its state directory was copied, delete "
-                "the folder 'trust' in it on one of the machines; if it lost its certificate, run "
-                f"`hyperlane node remove {node.hex()[:8]}` on the head first"
-            )
-        self.check(shown)
-
     def _name(self, role: NodeRole, node: NodeId) -> PeerName:
         return PeerName(self.authority.cluster, role, node)
 
@@ -162,6 +153,22 @@ class HeadTrust:
         key = certificates.new_key()
         certificate = self.authority.issue(name, key.public_key())
         return NodeCredentials.store(self.folder / folder, self.authority.certificate, certificate.pem, key)
+
+
+def _owns(shown: Peer | None, known: Member | None) -> None:
+    """An identity that is taken is given to nobody but its owner: a token must not make one node into another.
+
+    Raises:
+        JoinRefused: another machine has it.
+
+    """
+    if known is None or not known.belongs or (shown is not None and known.has(shown.serial)):
+        return
+    raise JoinRefused(
+        f"node {known.node[:8]} is a member already ({known.name}): if its state directory was copied, delete the "
+        "folder 'trust' in it on one of the machines; if it lost its certificate, run "
+        f"`hyperlane node remove {known.node[:8]}` on the head first"
+    )
 
 
 def printable_name(name: str) -> str:

@@ -38,9 +38,22 @@ class Member:
     removed_at: float | None = None
 
     @property
+    def belongs(self) -> bool:
+        """Whether it is one of us now: not removed, and with a certificate that is valid."""
+        return self.removed_at is None and bool(self.certificates)
+
+    def has(self, serial: int) -> bool:
+        """Whether a certificate is one of its own, and was not taken back."""
+        return any(int(issued.serial, 16) == serial and not issued.revoked for issued in self.certificates)
+
+    @property
     def until(self) -> float:
         """When its newest certificate ends; seconds since 1970."""
         return max((issued.until for issued in self.certificates), default=0.0)
+
+
+Allow = Callable[[Member | None], None]
+"""Raises NotTrusted unless a node, as it is known (None: not at all), may get another certificate."""
 
 
 class MemberStore:
@@ -56,22 +69,33 @@ class MemberStore:
         """Every node, removed ones too while their certificates would still be valid."""
         return self._registry.read()
 
-    def record(self, certificate: Certificate, name: str, address: str) -> None:
-        """Note a certificate before it is handed out. A node that was removed belongs to us again."""
+    def record(self, certificate: Certificate, name: str, address: str, allow: Allow = lambda _known: None) -> None:
+        """Note a certificate before it is handed out. A node that was removed belongs to us again.
+
+        `allow` is asked while nobody else can change anything.
+
+        Raises:
+            NotTrusted: what `allow` raises; then nothing is noted.
+
+        """
         now, node = self._clock(), certificate.peer.name.node.hex()
         issued = Issued(f"{certificate.peer.serial:x}", certificate.until.timestamp())
         with self._registry.change() as entries:
             entries.items[:] = [kept for member in entries.items if (kept := _without_ended(member, now))]
-            for i, member in enumerate(entries.items):
-                if member.node == node:
-                    certificates = (*member.certificates, issued)
-                    entries.items[i] = Member(node, name, address, member.joined_at, certificates)
-                    return
-            entries.items.append(Member(node, name, address, now, (issued,)))
+            at = next((i for i, member in enumerate(entries.items) if member.node == node), None)
+            known = entries.items[at] if at is not None else None
+            allow(known)
+            if at is None or known is None:
+                entries.items.append(Member(node, name, address, now, (issued,)))
+            else:
+                certificates = (*known.certificates, issued)
+                entries.items[at] = Member(node, name, address, known.joined_at, certificates)
 
     def of(self, node: NodeId) -> Member | None:
-        """A node that belongs to us."""
-        return next((one for one in self.all() if one.node == node.hex() and one.removed_at is None), None)
+        """A node that belongs to us; its certificates are those that are valid."""
+        now = self._clock()
+        known = (_without_ended(one, now) for one in self.all() if one.node == node.hex())
+        return next((one for one in known if one is not None and one.removed_at is None), None)
 
     def remove(self, which: str) -> Member:
         """Take back every certificate of the node with that name, or whose id begins so.
