@@ -68,6 +68,10 @@ class Machine:
         """The findings of `hyperlane doctor`."""
         return json.loads(self.hyperlane("doctor", "--json", *words, code=None, **environ))["findings"]
 
+    def program(self, *words: str, **environ: str) -> Running:
+        """Any program here."""
+        return Running(self, list(words), environ)
+
     def start(self, *words: str, **environ: str) -> Running:
         return Running(self, [sys.executable, "-m", "hyperlane", *words], environ)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
+from pathlib import Path
 
 from hyperlane.testing.lan_relay import Shape
 
@@ -132,3 +134,38 @@ def test_workers_behind_a_slow_and_lossy_cable_are_found_and_kept(watcher, machi
     worker(far, head.token())
     head.wait("ready")
     head.look_until(lambda there: there["found"][0]["state"] == "ready")
+
+
+def test_a_flood_of_false_adverts_and_noise_hides_no_worker_and_is_followed_nowhere(watcher, machine):
+    head, evil, one = watcher("head"), machine("evil"), machine("one")
+    token = head.token()
+    cluster = head.machine.python(
+        "from hyperlane import config\n"
+        "from hyperlane.cluster.discovery.advert import short_cluster\n"
+        "from hyperlane.cluster.trust.opening import head_trust\n"
+        "print(short_cluster(head_trust(config.load(config.Paths)).credentials.cluster))"
+    ).strip()
+    hostile = Path(__file__).with_name("hostile.py")
+    evil.program(sys.executable, str(hostile), evil.host.address, cluster).wait_for("noisy")
+    worker(one, token)
+    ready = head.wait("ready")
+    assert ready["address"] == "10.77.0.3:7420"
+    there = head.look()["found"]
+    assert len(there) <= 257  # what adverts may make, and the one that came to the door
+    assert [member["address"] for member in there if member["state"] == "ready"] == ["10.77.0.3:7420"]
+    # Addresses that are on no network of this machine are dialled by nobody, false names cannot write to a terminal.
+    assert not [member for member in there if "203.0.113.9" in member["address"]]
+    assert not [member for member in there if "\x1b" in member["name"]]
+
+
+def test_link_local_ipv6_alone_is_enough(watcher, machine):
+    head, one = watcher("head"), machine("one")
+    token = head.token()
+    running, _ = worker(one, token)
+    head.wait("ready")
+    running.stop()
+    head.wait("gone")
+    for host in (head.machine.host, one.host):
+        host.lan.ip(host.namespace, "addr flush dev lan0 scope global")
+    worker(one)
+    assert head.wait("ready")["address"].startswith("[fe80::")

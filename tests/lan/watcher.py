@@ -16,7 +16,8 @@ from hyperlane.cluster.trust.opening import OpenDoor
 
 
 def say(**what) -> None:
-    print(json.dumps({"at": time.time(), **what}), flush=True)
+    sys.stdout.write(json.dumps({"at": time.time(), **what}) + "\n")  # in one piece: the log goes the same way
+    sys.stdout.flush()
 
 
 def tell(discovery: DiscoveryManager) -> None:

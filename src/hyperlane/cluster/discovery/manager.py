@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from hyperlane.cluster.discovery.advert import Heard, NodeKind
@@ -53,7 +54,8 @@ class Discovery:
         """Stop looking. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # its loop has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
             thread.join()
 
     def __enter__(self) -> Self:

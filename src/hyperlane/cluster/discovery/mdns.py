@@ -62,6 +62,9 @@ class MdnsInterface:
         except zeroconf.NotRunningException as error:
             await self.close()
             raise OSError(f"mDNS did not start on {self.interface.name}") from error
+        except asyncio.CancelledError:
+            await self.close()
+            raise
         for reader in self._zeroconf.zeroconf.engine.readers:
             _hear_this_interface_only(reader.sock, self.interface.name)
 

@@ -12,7 +12,8 @@ from hyperlane.cluster.discovery.scout import Probed
 from hyperlane.cluster.membership import Claim, MemberId
 from hyperlane.cluster.worker_client import Described
 from hyperlane.core import Address, NodeId, WorkerFacts
-from hyperlane.errors import ClusterError, WorkerUnreachable
+from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, WorkerUnreachable
+from hyperlane.wire.peer import Peer
 
 NODE_BYTES = 16
 KEPT_RTTS = 5
@@ -22,6 +23,9 @@ class Client(Protocol):
     """The part of `WorkerClient` that is needed here."""
 
     async def describe(self, fingerprint: str = "", path_hint: str = "", timeout_s: float = 10.0) -> Described: ...
+
+    @property
+    def peer(self) -> Peer | None: ...
 
     async def close(self) -> None: ...
 
@@ -48,9 +52,16 @@ class DescribeProbe:
         rtts[:] = [*rtts[1 - KEPT_RTTS :], rtt_s]
         if address not in self._clients:
             self._clients[address] = self._connect(address)
+        client = self._clients[address]
         left_s = max(0.1, timeout_s - (time.monotonic() - began_s))
-        described = await self._clients[address].describe(timeout_s=left_s)
-        return Probed(claim_of(described.facts), described.facts, min(rtts))
+        try:
+            facts = (await client.describe(timeout_s=left_s)).facts
+        except HyperlaneError:
+            # It speaks to the node that it first met and to no other: whoever has the address now is met anew.
+            if self._clients.pop(address, None) is client:
+                await client.close()
+            raise
+        return Probed(claim_of(facts, client.peer), facts, min(rtts))
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
@@ -58,14 +69,16 @@ class DescribeProbe:
         await asyncio.gather(*(client.close() for client in clients.values()))
 
 
-def claim_of(facts: WorkerFacts) -> Claim:
-    """Who a worker says it is.
+def claim_of(facts: WorkerFacts, peer: Peer | None = None) -> Claim:
+    """Who a worker says it is. `peer`: whom its certificate names, where it showed one.
 
     Raises:
-        ClusterError: it does not say.
+        ClusterError: it does not say, or says something else than its certificate.
 
     """
     node = bytes.fromhex(facts.node)
+    if peer is not None and peer.name.node != node:
+        raise NotTrusted(f"the worker at {facts.control} says it is node {facts.node[:8]}, its certificate: {peer}")
     if len(node) != NODE_BYTES:
         raise ClusterError(f"the worker at {facts.control} does not say which node it is: update Hyperlane there")
     member = MemberId(NodeId(node), facts.control.port)

@@ -46,6 +46,7 @@ PROBE_WITHIN_S = 4.0
 SLOWEST_BEAT_S = 10.0
 """How often somebody is asked who has never answered."""
 MAX_MEMBERS = 256
+"""Beyond which no advert makes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,9 @@ class Scout:
 
     def _see(self, claim: Claim, source: Source, addresses: tuple[Address, ...]) -> bool:
         """A worker is there, the likeliest address first. False when it is somebody's copy, or one too many."""
-        if claim.member not in self._membership.members and len(self._membership.members) >= MAX_MEMBERS:
-            return False
+        is_new = claim.member not in self._membership.members
+        if is_new and source.means is Means.MDNS and len(self._membership.members) >= MAX_MEMBERS:
+            return False  # strangers' adverts must not crowd out those who are named, or show a certificate
         self._happen(Seen(claim, source, addresses[0] if addresses else None))
         known = self._membership.members.get(claim.member)
         if known is None or known.claim.machine != claim.machine:
