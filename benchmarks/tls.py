@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import platform
 import queue
 import ssl
 import statistics
@@ -158,7 +157,7 @@ def main() -> None:
         trust = TrustedPair(Path(folder))
         plain, one = start(folder, trust, encrypted=False)
         encrypted, two = start(folder, trust, encrypted=True)
-        print(f"{describe_machine()}, Python {platform.python_version()}, {ssl.OPENSSL_VERSION}")
+        print(f"{describe_machine()}, {ssl.OPENSSL_VERSION}")
         print(f"medians of {asked.rounds} rounds of {asked.frames} round trips\n")
         print(f"{'one hop, µs':24} {'plain':>8} {'TLS':>8} {'added':>8}")
         for size in DECODE_BYTES:

@@ -226,6 +226,20 @@ def test_a_removed_node_is_not_used_and_does_not_come_back_with_its_old_token(ma
     refused(machines, "w1", cluster.first_token, "revoked")
 
 
+def test_a_head_stops_using_a_node_that_is_removed_while_it_serves(machines, tiny_model, monkeypatch):
+    cluster = Cluster(machines, tiny_model)
+    monkeypatch.setenv("HYPERLANE_HOME", str(machines.folder / "head"))
+    monkeypatch.setenv("HYPERLANE_DISCOVERY_MDNS", "no")
+    settings = config.load(config.ServeConfig, model=tiny_model, workers=cluster.addresses)
+    with node.start_serving(settings) as serving:
+        assert serving.service.ready()
+        machines.run("head", "node", "remove", NodeCredentials.load(machines.trust("w1") / "worker").name.node.hex())
+        until = time.monotonic() + WITHIN_S
+        while serving.service.ready():
+            assert time.monotonic() < until, "it is still used"
+            time.sleep(0.05)
+
+
 def test_two_clusters_do_not_mix(cluster, other):
     foreign = cluster.machines.folder / "foreign"
     shutil.copytree(other.folder, foreign / "state" / "trust")

@@ -273,3 +273,20 @@ def test_close_ends_unfinished_handshakes_and_frees_the_port():
     assert rest_of(sock) == b""
     sock.close()
     DataListener(worker.address, lambda hello, _peer: LIMITS, lambda hello, link: None).close()
+
+
+def test_a_crowd_from_one_host_does_not_push_out_another(monkeypatch):
+    with Worker(max_unfinished=4, hello_within_s=60) as worker:
+        address = (worker.address.host, worker.address.port)
+        patient = worker.stranger()
+        try:
+            crowd = [socket.create_connection(address, 20, source_address=("127.0.0.2", 0)) for _ in range(12)]
+        except OSError:
+            patient.close()
+            pytest.skip("this system has one loopback address")
+        for sock in crowd[:8]:
+            assert rest_of(sock) == b""
+        patient.sendall(encode_hello(UP))
+        assert worker.link()[0] == UP
+        for sock in (patient, *crowd):
+            sock.close()
