@@ -18,7 +18,7 @@ from hyperlane.cluster.background import BackgroundLoop
 from hyperlane.cluster.controller import Ask, Controller
 from hyperlane.cluster.cost import stage_cost
 from hyperlane.cluster.discovery import finding
-from hyperlane.cluster.discovery.around import Surroundings, TellArrivals
+from hyperlane.cluster.discovery.around import Surroundings
 from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
@@ -26,6 +26,7 @@ from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
+from hyperlane.cluster.trust.opening import OpenDoor
 from hyperlane.cluster.weights import holds_model, open_weights
 from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
 from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
@@ -143,10 +144,10 @@ def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | N
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """How workers are looked for. `tell_arrivals`: of the head's open door, if it has one."""
+    """How workers are looked for. `door`: the head's, if it has one that is open."""
 
     config: DiscoveryConfig
-    tell_arrivals: TellArrivals | None = None
+    door: OpenDoor | None = None
 
 
 class _Cluster:
@@ -223,10 +224,10 @@ class _Cluster:
     def _look(self) -> tuple[Address, ...]:
         """Where workers of this cluster are now; later ones are offered to the next plan."""
         looking, expected = self._looking, self._expected()
-        if looking is None or self._trust is None or not (expected or looking.tell_arrivals):
+        if looking is None or self._trust is None or not (expected or looking.door):
             return ()
-        lookout = Lookout(looking.config, self._config.paths, self._trust)
-        self._around = Surroundings(self.loop, lookout, looking.tell_arrivals)
+        lookout = Lookout(looking.config, self._config.paths, self._trust, looking.door)
+        self._around = Surroundings(self.loop, lookout)
         self._parts.callback(self._around.close)
         if not expected:
             return ()

@@ -7,11 +7,10 @@ print(text, end="", flush=True)
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import difflib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from hyperlane import config
@@ -29,7 +28,7 @@ from hyperlane.core import (
 from hyperlane.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from hyperlane.cluster.discovery.scout import Scout
+    from hyperlane.cluster.discovery.finding import Lookout
     from hyperlane.cluster.trust.opening import OpenDoor
     from hyperlane.node import Report, Serving
 
@@ -203,17 +202,12 @@ class DiscoveryManager(Discovery):
         super().__init__(lambda: _open_lookout(settings, door))
 
 
-async def _open_lookout(
-    settings: config.DiscoveryConfig, door: OpenDoor | None
-) -> tuple[Scout, Callable[[], Awaitable[None]]]:
-    from hyperlane.cluster.discovery.finding import Lookout, arrivals
+async def _open_lookout(settings: config.DiscoveryConfig, door: OpenDoor | None) -> Lookout:
+    from hyperlane.cluster.discovery.finding import Lookout
     from hyperlane.cluster.trust.opening import head_trust
 
     paths = config.load(config.Paths)
-    lookout = Lookout(settings, paths, head_trust(paths))
-    if door is not None:
-        door.tell_arrivals(arrivals(lookout.scout, asyncio.get_running_loop().call_soon_threadsafe))
-    return lookout.scout, lookout.close
+    return Lookout(settings, paths, head_trust(paths), door)
 
 
 def sampling_params(options: Mapping[str, Any]) -> SamplingParams:

@@ -89,15 +89,7 @@ class Running:
     def __init__(self, machine: Machine, words: list[str], environ: dict[str, str]) -> None:
         self.said: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
-        self._process = subprocess.Popen(
-            machine.host.command(words),
-            env={**machine.environ, **environ},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        machine.host.adopt(self._process)
+        self._process = machine.host.start(words, {**machine.environ, **environ}, errors=subprocess.STDOUT)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

@@ -48,7 +48,9 @@ def test_a_worker_that_is_heard_is_reached_and_its_multicast_works(watcher, mach
     assert of(findings, "reach", "ok")
     assert not of(findings, "reach", "problem")
     assert of(findings, "identity", "ok")
-    assert of(one.doctor(), "port", "ok") == ["a worker listens on [::]:7420 "]
+    there = one.doctor()
+    assert of(there, "port", "ok") == ["a worker listens on [::]:7420 "]
+    assert "this machine is in that cluster" in of(there, "head", "ok")[0]
 
 
 def test_multicast_that_the_switch_loses_is_told_from_a_worker_that_is_off(lan, watcher, machine):

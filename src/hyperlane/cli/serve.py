@@ -54,7 +54,7 @@ def serve(
     with (
         bind_socket(edge.host, edge.port) as listener,
         open_door(joining.resolve(common)) as door,
-        loaded_model(config, Looking(discovery, door.tell_arrivals if door is not None else None)) as loaded,
+        loaded_model(config, Looking(discovery, door)) as loaded,
     ):
         server = HttpServer(create_app(loaded.service, edge, aliases=(model, Path(model).stem)), listener, edge)
         note(_how_to_use(server.url, model, bool(edge.key)), style="")

@@ -5,12 +5,16 @@ Linux and root alone (`missing` says what lacks). Traffic never leaves the names
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +23,8 @@ from hyperlane.testing.lan_relay import Relay, Shape
 IP_TIMEOUT_S = 20.0
 _BRIDGE = "br0"
 _numbers = itertools.count()
+_NAME = re.compile(r"hyperlane-(\d+)-.*")
+_PR_SET_PDEATHSIG = 1
 
 
 def missing() -> str:
@@ -50,6 +56,7 @@ class Lan:
         self._relays: list[Relay] = []
 
     def __enter__(self) -> Self:
+        sweep()
         self.switch = self.namespace("sw")
         self.ip(self.switch, f"link add {_BRIDGE} type bridge mcast_snooping 1")
         self.ip(self.switch, f"link set {_BRIDGE} up")
@@ -141,17 +148,24 @@ class Host:
         """
         return call(self.command(words), environ, timeout_s)
 
-    def start(self, words: Sequence[str], environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a program here; it is killed when the LAN ends. Standard input and output are pipes."""
-        process = subprocess.Popen(
-            self.command(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, encoding="utf-8"
-        )
-        self.adopt(process)
-        return process
+    def start(
+        self, words: Sequence[str], environ: Mapping[str, str] | None = None, errors: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a program here; it is killed when the LAN, or this process, ends. Input and output are pipes.
 
-    def adopt(self, process: subprocess.Popen[str]) -> None:
-        """Have a process that runs here killed when the LAN ends."""
+        `errors`: as `subprocess.Popen` has `stderr`.
+        """
+        process = subprocess.Popen(
+            self.command(words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environ,
+            encoding="utf-8",
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (it calls the kernel alone)
+        )
         self._processes.append(process)
+        return process
 
     def cut(self) -> None:
         """Pull the cable."""
@@ -206,6 +220,26 @@ def call(words: Sequence[str], environ: Mapping[str, str] | None = None, timeout
     if ran.returncode:
         raise AssertionError(f"{' '.join(words)}: exit code {ran.returncode}\n{ran.stdout}{ran.stderr}")
     return ran.stdout
+
+
+def sweep() -> None:
+    """Remove what processes that were killed have left."""
+    for name in _names():
+        match = _NAME.fullmatch(name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def _names() -> list[str]:
+    try:
+        return os.listdir("/var/run/netns")
+    except OSError:
+        return []
+
+
+def _die_with_parent() -> None:
+    """In a child, before it becomes its program: be killed when the test process is."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _unique() -> str:

@@ -51,16 +51,24 @@ class Workers:
         return Probed(claim_of(self.at[address]), self.at[address])
 
     def discovery(self) -> Discovery:
-        async def open_scout():
-            times = Times(suspect_after_s=0.3, gone_after_s=0.6)
-            scout = Scout(ScoutOptions("", 1, addresses=(A, B), times=times), self.probe, None)
+        async def open_scouting():
+            return Looking(self)
 
-            async def end() -> None:
-                self.ended.set()
+        return Discovery(open_scouting)
 
-            return scout, end
 
-        return Discovery(open_scout)
+class Looking:
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        times = Times(suspect_after_s=0.3, gone_after_s=0.6)
+        self.scout = Scout(ScoutOptions("", 1, addresses=(A, B), times=times), workers.probe, None)
+
+    async def start(self) -> None:
+        await self.scout.start()
+
+    async def close(self) -> None:
+        await self.scout.close()
+        self._workers.ended.set()
 
 
 @pytest.fixture(autouse=True)

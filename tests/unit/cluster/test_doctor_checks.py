@@ -252,6 +252,13 @@ def test_machines_of_another_version_are_named():
     assert "update this machine" in found[1].do
 
 
+def test_heads_that_are_heard_are_named_with_what_to_do():
+    head = heard(kind=NodeKind.HEAD)
+    (ours,), (theirs,), (joinable,) = (network.check_heads([head, heard()], one) for one in ("c" * 16, "d" * 16, ""))
+    assert levels([ours, theirs, joinable]) == ["ok", "note", "note"]
+    assert "--join" in joinable.do
+
+
 def test_two_machines_with_one_identity_are_named():
     assert network.check_duplicates([heard(), heard("eth1")], "", "", "me") == []
     (found,) = network.check_duplicates([heard(), heard(machine="b" * 16, name="lap")], "", "", "me")

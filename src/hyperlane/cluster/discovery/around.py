@@ -12,17 +12,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from hyperlane.cluster.background import BackgroundLoop
-from hyperlane.cluster.discovery.finding import Lookout, arrivals
+from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.discovery.scout import Found
 from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.membership import MemberState
-from hyperlane.cluster.trust.door import OnRegistered
 from hyperlane.core import Address, HeadStatus, NodeStatus, Plan
 
 log = logging.getLogger(__name__)
-
-TellArrivals = Callable[[OnRegistered], None]
-"""A door's `tell_arrivals`."""
 
 Offer = Callable[[Address], None]
 """Told in the loop of a worker that can be used from now on."""
@@ -31,12 +27,12 @@ Offer = Callable[[Address], None]
 class Surroundings:
     """Looks for workers from construction until `close`."""
 
-    def __init__(self, loop: BackgroundLoop, lookout: Lookout, tell_arrivals: TellArrivals | None = None) -> None:
-        """Begin to look. `tell_arrivals`: of the head's open door, if it has one."""
+    def __init__(self, loop: BackgroundLoop, lookout: Lookout) -> None:
+        """Begin to look."""
         self._loop = loop
         self._lookout = lookout
         self._offering: asyncio.Task[None] | None = None
-        loop.run(self._start(tell_arrivals))
+        loop.run(lookout.start())
 
     def close(self) -> None:
         """Stop looking. Idempotent."""
@@ -57,12 +53,6 @@ class Surroundings:
         return replace(status, nodes=nodes, troubles=duplicates)
 
     # --- in the loop -----------------------------------------------------------------------------------------
-
-    async def _start(self, tell_arrivals: TellArrivals | None) -> None:
-        scout = self._lookout.scout
-        if tell_arrivals is not None:
-            tell_arrivals(arrivals(scout, asyncio.get_running_loop().call_soon_threadsafe))
-        await scout.start()
 
     async def _end(self) -> None:
         if self._offering is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import platform
 from collections.abc import Callable
 from functools import partial
 
+from hyperlane import __version__
 from hyperlane.cluster.discovery import system
-from hyperlane.cluster.discovery.advert import Advert, short_cluster
+from hyperlane.cluster.discovery.advert import Advert, NodeKind, short_cluster
 from hyperlane.cluster.discovery.beacon import Beacon
 from hyperlane.cluster.discovery.machine_hash import machine_hash
 from hyperlane.cluster.discovery.probe import DescribeProbe
@@ -18,7 +21,7 @@ from hyperlane.cluster.messages import CONTROL_PROTOCOL
 from hyperlane.cluster.trust.door import Arrival
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.node import node_identity
-from hyperlane.cluster.trust.opening import machine_of, trust_folder
+from hyperlane.cluster.trust.opening import OpenDoor, machine_of, trust_folder
 from hyperlane.cluster.trust.worker_trust import WorkerTrust
 from hyperlane.cluster.worker import WorkerIdentity
 from hyperlane.cluster.worker_client import WorkerClient
@@ -69,8 +72,10 @@ def _register(trust: WorkerTrust, advert: Advert) -> None:
 class Lookout:
     """A head's scout and the connections that it asks with."""
 
-    def __init__(self, config: DiscoveryConfig, paths: Paths, trust: HeadTrust | None) -> None:
-        """`trust`: this head's cluster; without one, workers of this machine alone can be used."""
+    def __init__(
+        self, config: DiscoveryConfig, paths: Paths, trust: HeadTrust | None, door: OpenDoor | None = None
+    ) -> None:
+        """`trust`: this head's cluster; without one, workers of this machine alone can be used. `door`: its own."""
         machine = machine_of(paths)
         options = ScoutOptions(
             cluster=short_cluster(trust.credentials.cluster) if trust is not None else "",
@@ -81,11 +86,28 @@ class Lookout:
         self._probe = DescribeProbe(lambda address: WorkerClient(address, trust))
         watch = MdnsWatch(loopback=config.loopback, only=config.interfaces) if config.mdns else None
         self.scout = Scout(options, self._probe, watch)
+        self._watch, self._door = watch, door
+        self._advert = _head_advert(trust, options.machine, door) if trust is not None and door is not None else None
+
+    async def start(self) -> None:
+        """Begin to look, and to say where the door is. In the event loop that the scout is to live in."""
+        if self._watch is not None and self._advert is not None:
+            await self._watch.advertise(self._advert)
+        if self._door is not None:
+            self._door.tell_arrivals(arrivals(self.scout, asyncio.get_running_loop().call_soon_threadsafe))
+        await self.scout.start()
 
     async def close(self) -> None:
         """End the scout, then its connections. Idempotent."""
         await self.scout.close()
         await self._probe.close()
+
+
+def _head_advert(trust: HeadTrust, machine: str, door: OpenDoor) -> Advert | None:
+    if not door.port:
+        return None
+    name, cluster = platform.node() or "head", short_cluster(trust.credentials.cluster)
+    return Advert(trust.node, machine, cluster, name, NodeKind.HEAD, __version__, CONTROL_PROTOCOL, door.port)
 
 
 def arrivals(scout: Scout, call_in_loop: Callable[..., object]) -> Callable[[Arrival], None]:

@@ -7,7 +7,7 @@ import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from hyperlane.cluster.discovery.advert import Heard, NodeKind
 from hyperlane.cluster.discovery.scout import Found, Scout
@@ -16,15 +16,30 @@ from hyperlane.errors import WorkerUnreachable
 
 T = TypeVar("T")
 
-OpenScout = Callable[[], Awaitable[tuple[Scout, Callable[[], Awaitable[None]]]]]
-"""Makes a scout inside the event loop that it will live in, and says how to end what was made with it."""
+
+class Scouting(Protocol):
+    """A scout with what belongs to it: `finding.Lookout`."""
+
+    scout: Scout
+
+    async def start(self) -> None:
+        """Begin to look; raises OSError."""
+        ...
+
+    async def close(self) -> None:
+        """End everything. Idempotent."""
+        ...
+
+
+OpenScouting = Callable[[], Awaitable[Scouting]]
+"""Makes one inside the event loop that it will live in."""
 
 
 class Discovery:
     """Looks for workers from `start` (or `with`, or `async with`) to `close`. Every method from any thread."""
 
-    def __init__(self, open_scout: OpenScout) -> None:
-        self._open_scout = open_scout
+    def __init__(self, open_scouting: OpenScouting) -> None:
+        self._open_scouting = open_scouting
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop = asyncio.Event()
@@ -159,21 +174,20 @@ class Discovery:
         """The supervisor: everything that is opened here is closed here."""
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
-            scout, end = await self._open_scout()
+            scouting = await self._open_scouting()
         except BaseException as error:  # noqa: BLE001 (raised where `start` waits)
             ready.set_exception(error)
             return
         try:
-            await scout.start()
-            self._scout = scout
+            await scouting.start()
+            self._scout = scouting.scout
             ready.set_result(None)
             await self._stop.wait()
         except OSError as error:
             ready.set_exception(WorkerUnreachable(f"cannot look for workers: {error}"))
         finally:
             self._scout = None
-            await scout.close()
-            await end()
+            await scouting.close()
 
 
 class Changes:

@@ -60,15 +60,16 @@ async def examine(
     usable = [
         one for one in suitable(there, loopback=what.loopback) if not what.interfaces or one.name in what.interfaces
     ]
-    tests, heard = await look_network.listen(usable, what.listen_s) if what.mdns else ([], [])
+    own_machine = machine_hash(what.machine)
+    tests, heard = await look_network.listen(usable, own_machine, what.listen_s) if what.mdns else ([], [])
     peers = await _peers(what, usable, heard)
     findings += network.check_multicast(tests, peers)
     doors = worker_trust.door_addresses(what.trust) if not identity.trouble else ()
     if doors:
         peers.append(await look_network.door(doors, usable))
     findings += [finding for peer in peers for finding in network.check_peer(peer)]
+    findings += network.check_heads(heard, identity.cluster)
     findings += network.check_versions(heard, what.version, what.protocol)
-    own_machine = machine_hash(what.machine)
     findings += network.check_duplicates(heard, identity.node, own_machine, platform.node() or "unnamed")
     return findings
 

@@ -29,14 +29,14 @@ _CLUSTER_OF_TESTS = "00000000d0c70100"
 
 
 async def listen(
-    interfaces: Sequence[Interface], seconds: float = LISTEN_S
+    interfaces: Sequence[Interface], machine: str, seconds: float = LISTEN_S
 ) -> tuple[list[MulticastFacts], list[Heard]]:
-    """Advertise and browse on every interface at once; what was heard of ourselves, and of others."""
-    results = await asyncio.gather(*(_listen_on(one, seconds) for one in interfaces))
+    """Advertise and browse on every interface at once; what was heard of ourselves (`machine`), and of others."""
+    results = await asyncio.gather(*(_listen_on(one, machine, seconds) for one in interfaces))
     return [test for test, _ in results], [heard for _, adverts in results for heard in adverts]
 
 
-async def _listen_on(interface: Interface, seconds: float) -> tuple[MulticastFacts, list[Heard]]:
+async def _listen_on(interface: Interface, machine: str, seconds: float) -> tuple[MulticastFacts, list[Heard]]:
     """Two mDNS stacks on one interface, which find each other through the system's multicast."""
     node = NodeId(secrets.token_bytes(16))
     speaker, listener = MdnsInterface(interface, _nothing), MdnsInterface(interface, _nothing)
@@ -53,7 +53,8 @@ async def _listen_on(interface: Interface, seconds: float) -> tuple[MulticastFac
     finally:
         await speaker.close()
         await listener.close()
-    return MulticastFacts(interface.name, "", heard_self, len({one.advert.machine for one in heard})), heard
+    others = {one.advert.machine for one in heard} - {machine}
+    return MulticastFacts(interface.name, "", heard_self, len(others)), heard
 
 
 def _nothing() -> None:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperlane.cluster.discovery.advert import Heard
+from hyperlane.cluster.discovery.advert import Heard, NodeKind
 from hyperlane.cluster.discovery.interfaces import Interface, InterfaceKind, suitable
 from hyperlane.cluster.doctor.finding import Finding, note, ok, problem, warning
 
@@ -281,6 +281,30 @@ def check_versions(adverts: Sequence[Heard], version: str, protocol: int) -> lis
                 )
             )
     return sorted(findings, key=lambda one: one.found)
+
+
+def check_heads(adverts: Sequence[Heard], cluster: str) -> list[Finding]:
+    """Which heads are heard, and whether one is ours. `cluster`: as adverts have it, empty before joining."""
+    heads = {
+        (heard.advert.cluster, heard.advert.name): heard for heard in adverts if heard.advert.kind is NodeKind.HEAD
+    }
+    findings = []
+    for (theirs, name), heard in sorted(heads.items()):
+        at = f"{name} is the head of cluster {theirs[:8]}, heard on {heard.interface}"
+        if cluster == theirs:
+            findings.append(ok("head", f"{at}; this machine is in that cluster"))
+        elif cluster:
+            findings.append(note("head", f"{at}; this machine is in another cluster", "the two leave each other alone"))
+        else:
+            findings.append(
+                note(
+                    "head",
+                    at,
+                    "this machine can join it",
+                    "there: hyperlane token create; here: hyperlane worker --join TOKEN",
+                )
+            )
+    return findings
 
 
 def check_duplicates(adverts: Sequence[Heard], own_node: str, own_machine: str, own_name: str) -> list[Finding]:

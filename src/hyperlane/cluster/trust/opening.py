@@ -97,6 +97,11 @@ class OpenDoor:
         """Whether machines can join here."""
         return self._door is not None
 
+    @property
+    def port(self) -> int:
+        """Where machines join; 0 when they cannot."""
+        return self._door.address.port if self._door is not None else 0
+
     def tell_arrivals(self, on_registered: OnRegistered) -> None:
         """From now on tell of workers that say that they are there."""
         if self._door is not None:
