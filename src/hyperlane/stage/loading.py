@@ -25,6 +25,7 @@ from hyperlane.stage.options import Arithmetic, BlockOffsets, EngineOptions, KvE
 from hyperlane.stage.orders import LoadProgress
 from hyperlane.stage.providers import check_runtime
 from hyperlane.stage.ready import UnitPacker, read_forms, weights_of
+from hyperlane.stage.residency import release_after_load
 from hyperlane.stage.weights import Array, UnitWeights, read_embedding, read_unit
 from hyperlane.store.ready_file import ReadyUnit
 from hyperlane.store.ready_store import Contents, ReadyStore, unit_key
@@ -139,7 +140,10 @@ def _load_ready(order: _Order, store: ReadyStore) -> Engine:
         ready = _ready_units(order, store, packer)
     forms = {path: parts for unit in ready for path, parts in read_forms(unit).items()}
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
-    return onnx_engine.start_mapped(order.spec, order.graph(forms, initialisers), store.root, order.options)
+    graph = order.graph(forms, initialisers)
+    engine = onnx_engine.start_mapped(order.spec, graph, store.root, order.options)
+    release_after_load(store.root)
+    return engine
 
 
 def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:

@@ -320,6 +320,11 @@ def _session(model: bytes, settings: ort.SessionOptions) -> ort.InferenceSession
         raise LoadFailed(f"ONNX Runtime refused a graph: {error}") from error
 
 
+def available_providers() -> list[str]:
+    """ONNX Runtime's names of the providers that its build has."""
+    return list(ort.get_available_providers())
+
+
 def _settings(threads: int, options: EngineOptions) -> ort.SessionOptions:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads

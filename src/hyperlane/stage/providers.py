@@ -108,5 +108,5 @@ def choose_device(wanted: str, installed: Sequence[str] | None = None) -> Device
     if row is not None and not row.verified:
         raise RuntimeMissing(f"device '{wanted}' is not supported yet ({row.status}); use --device cpu")
     chosen = row or next(row for row in PROVIDERS if row.verified)
-    reason = "asked for" if row else "the only provider that this version supports"
+    reason = "asked for" if row else "the best provider that is verified"
     return Device(chosen.name, chosen, runtime.split()[1], reason)

@@ -13,11 +13,8 @@ from itertools import pairwise
 
 from hyperlane.core import ModelFacts, Row
 
-RUN_TOKENS = 128
+RUN_TOKENS = 64
 """Tokens of a row that are computed at a time: enough for full speed, few enough for a small workspace."""
-
-WIDE_HEAD = 128
-"""Scores of a head of more values are summed in two parts, unless they are scores of at most 64 positions."""
 
 MAX_WANTED = 32
 """Most positions that one run projects to the vocabulary: bounds the logits' memory."""
@@ -30,11 +27,10 @@ def run_tokens(facts: ModelFacts) -> int:
     """Where rows of several tokens are cut: at multiples of this.
 
     ONNX Runtime's attention takes queries in blocks of at most twice the head's values, and a block of one query is
-    other arithmetic: so no run is longer than a block. It takes KV entries in blocks that begin at multiples of at
-    least 128 positions, the last one shorter. With wide heads its scores are rounded otherwise where the block is at
-    most 64 long: cut at 64, the first half of a block is always computed so, and the other never.
+    other arithmetic: so no run is longer than a block. Scores of wide heads are rounded otherwise where there are at
+    most 64 entries to score (in a KV block, or in all): cut at 64, a position is always computed the same way.
     """
-    return min(RUN_TOKENS, 2 * facts.head_dim) if facts.head_dim <= WIDE_HEAD else RUN_TOKENS // 2
+    return min(RUN_TOKENS, 2 * facts.head_dim)
 
 
 @dataclass(frozen=True, slots=True)
