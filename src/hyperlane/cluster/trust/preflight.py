@@ -38,9 +38,14 @@ def identify(address: Address, trust: Trust, role: NodeRole, timeout_s: float, n
     try:
         sock = socket.create_connection((address.host, address.port), timeout_s)
     except OSError as error:
-        raise WorkerUnreachable(f"nothing answers at {address}: {error.strerror or error}") from error
+        raise _unreachable(address, role, error.strerror or str(error)) from error
     with sock:
-        return _look(sock, address, tls, deadline_s)
+        try:
+            return _look(sock, address, tls, deadline_s)
+        except TimeoutError as error:
+            raise _unreachable(address, role, "it did not say who it is in time") from error
+        except OSError as error:
+            raise _unreachable(address, role, error.strerror or str(error)) from error
 
 
 def _look(sock: socket.socket, address: Address, tls: ClientTls, deadline_s: float) -> Peer:
@@ -56,8 +61,11 @@ def _look(sock: socket.socket, address: Address, tls: ClientTls, deadline_s: flo
                 f"what answers at {address} does not encrypt: on that machine, run `hyperlane worker --join TOKEN`"
             ) from error
         raise distrust(address, error) from error
-    except TimeoutError as error:
-        raise WorkerUnreachable(f"{address} did not answer in time") from error
-    except OSError as error:
-        raise WorkerUnreachable(f"{address} ended the connection: {error.strerror or error}") from error
     return peer
+
+
+def _unreachable(address: Address, role: NodeRole, reason: str) -> WorkerUnreachable:
+    return WorkerUnreachable(
+        f"the {role} does not answer at {address}: {reason}; check that it runs, that the address and port are "
+        "right, and that no firewall is in between"
+    )
