@@ -32,10 +32,12 @@ class Surroundings:
         self._loop = loop
         self._lookout = lookout
         self._offering: asyncio.Task[None] | None = None
+        self._closed = False
         loop.run(lookout.start())
 
     def close(self) -> None:
         """Stop looking. Idempotent."""
+        self._closed = True
         self._loop.run(self._end())
 
     def wait(self, count: int, timeout_s: float) -> tuple[Address, ...]:
@@ -48,6 +50,8 @@ class Surroundings:
 
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A head's status with the nodes that it knows of. From any thread but the loop's own."""
+        if self._closed:
+            return status
         found, duplicates = self._loop.run(self._everybody())
         nodes = (*(_of_found(one, status.plan) for one in found), *_others(status.plan, found))
         return replace(status, nodes=nodes, troubles=duplicates)
