@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +33,7 @@ class KvArena:
         arrays: dict[tuple[int, str], KvArray] = {}
         for layer in range(spec.layers.first, spec.layers.last):
             for kv in names.KV:
-                arrays[layer, kv] = np.zeros(shape, np.float16) if half else np.zeros(shape, np.float32)
+                arrays[layer, kv] = _untouched(shape, half=half)
         return cls(arrays)
 
     @property
@@ -48,6 +50,14 @@ class KvArena:
         """Copy the first `count` entries of a slot to another."""
         for array in self.arrays.values():
             array[destination, :, :count] = array[source, :, :count]
+
+
+def _untouched(shape: tuple[int, ...], *, half: bool) -> KvArray:
+    """Zeros that take no memory until they are written; `np.zeros` may reuse, and so clear, memory that was freed."""
+    memory = mmap.mmap(-1, math.prod(shape) * (2 if half else 4))
+    if half:
+        return np.frombuffer(memory, np.float16).reshape(shape)
+    return np.frombuffer(memory, np.float32).reshape(shape)
 
 
 def positions(spec: StageSpec) -> int:

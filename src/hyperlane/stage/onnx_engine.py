@@ -276,7 +276,7 @@ class OnnxPacker:
 
     def pack(self, model: bytes, arrays: Arrays) -> Mapping[str, Packed]:
         """See `Packer`."""
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._root) as name:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._root, ignore_cleanup_errors=True) as name:
             settings = _settings(1, EngineOptions())
             saved = Path(name) / "packed.onnx"
             settings.optimized_model_filepath = str(saved)
@@ -304,7 +304,8 @@ _SAVE_PACKED = {
 
 
 def _read_packed(saved: Path) -> Mapping[str, Packed]:
-    data = np.fromfile(saved.with_name(_PACKED_DATA), np.uint8)
+    # Mapped, so that only what is changed takes memory; the file may lose its name meanwhile.
+    data = np.memmap(saved.with_name(_PACKED_DATA), np.uint8, mode="c")
     found = {}
     for tensor in onnx.load(saved, load_external_data=False).graph.initializer:
         key, spans = read_packed(tensor)
