@@ -1,0 +1,34 @@
+import pytest
+
+from hyperlane.errors import RuntimeMissing
+from hyperlane.stage.providers import check_runtime, choose_device
+
+
+def test_one_runtime_is_named_with_its_version():
+    assert check_runtime(["onnxruntime 1.31.1"]) == "onnxruntime 1.31.1"
+
+
+def test_two_runtimes_are_refused_naming_both_and_what_to_do():
+    with pytest.raises(RuntimeMissing) as refusal:
+        check_runtime(["onnxruntime 1.31.1", "onnxruntime-gpu 1.31.0"])
+    text = str(refusal.value)
+    assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.31.0" in text
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in text
+
+
+def test_no_runtime_is_refused_naming_the_extras(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeMissing, match=r"hyperlane\[cpu\], hyperlane\[cuda\], hyperlane\[webgpu\]"):
+        check_runtime([])
+
+
+def test_auto_takes_what_the_installed_runtime_can_run():
+    device = choose_device("auto", ["onnxruntime 1.31.1"])
+    assert (device.name, device.runtime_version) == ("cpu", "1.31.1")
+
+
+def test_a_device_that_is_not_supported_or_not_known_is_refused():
+    with pytest.raises(RuntimeMissing, match=r"cuda:0.*--device cpu"):
+        choose_device("cuda:0", ["onnxruntime-gpu 1.31.1"])
+    with pytest.raises(RuntimeMissing, match="unknown device 'abacus'"):
+        choose_device("abacus", ["onnxruntime 1.31.1"])
