@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hyperlane.cluster import machine, worker
 from hyperlane.cluster.background import BackgroundLoop
@@ -46,6 +46,9 @@ from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S
 from hyperlane.stage.orders import LoadOrder, LoadProgress
+
+if TYPE_CHECKING:
+    from hyperlane.stage.providers import Device as ChosenDevice
 
 __all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
 
@@ -346,18 +349,45 @@ def run_worker(
 def _onnx_room(config: WorkerConfig) -> EngineRoom:
     """ONNX Runtime on the asked device. Imported here, because no head may import an engine."""
     from hyperlane.stage.loading import load_engine
+    from hyperlane.stage.options import EngineOptions
     from hyperlane.stage.providers import choose_device
     from hyperlane.store.ready_store import ReadyStore
 
     device = choose_device(config.device)
+    options = EngineOptions(device=device.provider.name, device_index=device.index)
+    memory = _device_memory(device)
     facts = DeviceFacts(
         device=device.name,
         provider=device.provider.ort_name,
         element=device.provider.element,
         runtime_version=device.runtime_version,
-        memory_pool=machine.machine_id(),
-        memory_total=machine.total_memory(),
-        free_memory=machine.free_memory,
+        memory_pool=memory.pool,
+        memory_total=memory.total,
+        free_memory=memory.free,
     )
     store = ReadyStore(config.paths.ready)
-    return EngineRoom(facts, lambda spec, source, progress: load_engine(spec, source, store, progress=progress))
+    return EngineRoom(
+        facts, lambda spec, source, progress: load_engine(spec, source, store, options, progress=progress)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviceMemory:
+    """Bytes that a worker's stages take their memory from, and the name of that pool."""
+
+    pool: str
+    total: int
+    free: Callable[[], int]
+
+
+def _device_memory(device: ChosenDevice) -> _DeviceMemory:
+    """A card's own memory, or the machine's."""
+    if device.provider.name != "cuda":
+        return _DeviceMemory(machine.machine_id(), machine.total_memory(), machine.free_memory)
+    from hyperlane.stage.cuda import device_memory
+
+    return _DeviceMemory(
+        f"{machine.machine_id()}/cuda:{device.index}",
+        device_memory(device.index)[1],
+        lambda: device_memory(device.index)[0],
+    )

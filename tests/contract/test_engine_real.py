@@ -96,7 +96,7 @@ def test_a_failure_of_the_runtime_is_a_fault_with_its_cause(tiny):
         def __getattr__(self, name):
             return getattr(session, name)
 
-        def run_with_iobinding(self, binding):
+        def run_with_iobinding(self, binding, options):
             raise RuntimeError("the device is gone")
 
     session, engine._session = engine._session, Broken()

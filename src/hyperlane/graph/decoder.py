@@ -17,6 +17,7 @@ from hyperlane.graph import candidates, names
 from hyperlane.graph.builder import Dim, GraphBuilder
 from hyperlane.graph.forms import Forms, packed_name, scales_name, values_name, zeros_name
 from hyperlane.graph.matmul import Matmuls
+from hyperlane.graph.numbers import Numbers, numbers_of
 from hyperlane.graph.rope import rotary_tables
 
 CLOSING_NORM = "output/norm"
@@ -26,7 +27,8 @@ CLOSING_NORM = "output/norm"
 class StageShape:
     """What a graph is built for. `positions`: entries of a slot in the KV arena; `accuracy`: see `Matmuls`.
 
-    `half_cache`: KV entries, and the arithmetic around attention, are float16.
+    `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
+    family allows it. `top_parts`: see `candidates`.
     """
 
     facts: ModelFacts
@@ -37,6 +39,13 @@ class StageShape:
     forms: Forms
     accuracy: int = 4
     half_cache: bool = False
+    half: bool = False
+    top_parts: int = 1
+
+    @property
+    def numbers(self) -> Numbers:
+        """Types of the values."""
+        return numbers_of(self.facts.family, half=self.half, half_cache=self.half_cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Decoder(ABC):
         self.shape = shape
         self.facts = shape.facts
         self.graph = GraphBuilder(f"{shape.facts.name} {shape.layers}")
+        self.numbers = shape.numbers
         self.matmuls = Matmuls(self.graph, shape.forms, shape.accuracy)
 
     @abstractmethod
@@ -78,20 +88,28 @@ class Decoder(ABC):
             self._project(stream)
         else:
             self._sum(stream, names.HIDDEN_OUT)
-            graph.output(names.HIDDEN_OUT, TensorProto.FLOAT, ["batch", "tokens", facts.hidden])
+            graph.output(names.HIDDEN_OUT, self.numbers.stream, ["batch", "tokens", facts.hidden])
         return graph.model(weights)
 
     # --- what layers are made of -------------------------------------------------------------------------
 
     def norm(self, stream: Stream, path: str) -> tuple[str, str]:
-        """RMS norm of the stream with the weights at `path`: (the normalised sum, the sum)."""
+        """RMS norm of the stream with the weights at `path`: (the normalised sum, to be multiplied; the sum)."""
         epsilon = self.facts.rms_eps
         if not stream.branch:
-            return self.plain_norm(stream.hidden, path), stream.hidden
+            return self.to_matrix(self.plain_norm(stream.hidden, path)), stream.hidden
         outputs = [path, "", "", f"{path}/sum"]
         inputs = [stream.hidden, stream.branch, values_name(path)]
         self.graph.contrib("SkipSimplifiedLayerNormalization", inputs, path, outputs=outputs, epsilon=epsilon)
-        return path, f"{path}/sum"
+        return self.to_matrix(path), f"{path}/sum"
+
+    def to_matrix(self, x: str) -> str:
+        """A value of the stream's type as what is multiplied."""
+        return self._cast(x, self.numbers.stream, self.numbers.matrix, f"{x}/narrow")
+
+    def to_stream(self, x: str) -> str:
+        """A product as a value of the stream's type."""
+        return self._cast(x, self.numbers.matrix, self.numbers.stream, f"{x}/wide")
 
     def plain_norm(self, x: str, path: str) -> str:
         """RMS norm over the last axis with the weights at `path`."""
@@ -104,8 +122,10 @@ class Decoder(ABC):
         facts, path = self.facts, f"layer.{index}/attn"
         cosines, sines = self._rotary(rope or facts.rope)
         past, present = self._cache(index)
-        inputs = [*(self._to_cache(x) for x in qkv), *[""] * (3 - len(qkv)), *past, names.LENGTHS, names.TOTAL]
-        attended = f"{path}/half" if self.shape.half_cache else path
+        matrix, cache = self.numbers.matrix, self.numbers.cache
+        given = [self._cast(x, matrix, cache, f"{x}/half") for x in qkv]
+        inputs = [*given, *[""] * (3 - len(qkv)), *past, names.LENGTHS, names.TOTAL]
+        attended = path if cache == matrix else f"{path}/half"
         self.graph.contrib(
             "GroupQueryAttention",
             [*inputs, cosines, sines],
@@ -119,7 +139,7 @@ class Decoder(ABC):
             do_rotary=1,
             rotary_interleaved=0,
         )
-        return self.graph.node("Cast", [attended], path, to=TensorProto.FLOAT) if self.shape.half_cache else path
+        return self._cast(attended, cache, matrix, path)
 
     def split(self, x: str, sizes: Mapping[str, int]) -> list[str]:
         """Take the last axis apart; each part is named after x."""
@@ -145,8 +165,8 @@ class Decoder(ABC):
         another order, and int8 activations turn a last bit into another answer.
         """
         graph = self.graph
-        hidden = graph.input(names.HIDDEN_IN, TensorProto.FLOAT, ["batch", "tokens", self.facts.hidden])
-        zero = graph.constant("received/zero", np.array(0.0, np.float32))
+        hidden = graph.input(names.HIDDEN_IN, self.numbers.stream, ["batch", "tokens", self.facts.hidden])
+        zero = graph.constant("received/zero", np.array(0.0, self.numbers.stream_dtype))
         return Stream(hidden, graph.node("Mul", [hidden, zero], "received/nothing"))
 
     def _embed(self) -> str:
@@ -169,14 +189,16 @@ class Decoder(ABC):
             )
         if facts.embedding_scale == 1.0:
             return found
-        scale = graph.constant(f"{path}/scale", np.array(facts.embedding_scale, np.float32))
+        scale = graph.constant(f"{path}/scale", np.array(facts.embedding_scale, self.numbers.stream_dtype))
         return graph.node("Mul", [found, scale], path)
 
     def _project(self, stream: Stream) -> None:
         if not len(self.shape.layers):
             stream = Stream(self._wanted(stream.hidden))
         normed, _ = self.norm(stream, CLOSING_NORM)
-        candidates.add(self.graph, self.matmuls.matmul(normed, "output"), self.facts)
+        projected = self.matmuls.matmul(normed, "output")
+        projected = self._cast(projected, self.numbers.matrix, TensorProto.FLOAT, "output/single")
+        candidates.add(self.graph, projected, self.facts, self.shape.top_parts)
 
     def _wanted(self, x: str) -> str:
         """Rows `wanted` of x, counted over batch and tokens: [1, wanted, …]."""
@@ -195,22 +217,17 @@ class Decoder(ABC):
         present = [names.present(index, kv) for kv in names.KV]
         shape: list[Dim] = ["batch", self.facts.kv_heads, self.shape.positions, self.facts.head_dim]
         for taken, given in zip(past, present, strict=True):
-            self.graph.input(taken, self._cache_type, shape)
-            self.graph.output(given, self._cache_type, shape)
+            self.graph.input(taken, self.numbers.cache, shape)
+            self.graph.output(given, self.numbers.cache, shape)
         return past, present
 
-    @property
-    def _cache_type(self) -> int:
-        return int(TensorProto.FLOAT16 if self.shape.half_cache else TensorProto.FLOAT)
-
-    def _to_cache(self, x: str) -> str:
-        return self.graph.node("Cast", [x], f"{x}/half", to=TensorProto.FLOAT16) if self.shape.half_cache else x
+    def _cast(self, x: str, have: int, want: int, name: str) -> str:
+        return x if have == want else self.graph.node("Cast", [x], name, to=want)
 
     def _rotary(self, rope: RopeFacts) -> tuple[str, str]:
         kind = "local" if rope == self.facts.rope_local else "global"
         cosines, sines = f"rope.{kind}/cos", f"rope.{kind}/sin"
         if not self.graph.has_constant(cosines):
-            dtype = np.float16 if self.shape.half_cache else np.float32
             for name, table in zip((cosines, sines), rotary_tables(rope, self.shape.positions), strict=True):
-                self.graph.constant(name, table.astype(dtype))
+                self.graph.constant(name, table.astype(self.numbers.cache_dtype))
         return cosines, sines

@@ -19,14 +19,16 @@ class Gemma3Decoder(Decoder):
         normed, hidden = self.norm(stream, f"{path}/attn/norm")
         attended = self._attend(normed, index)
         hidden, attended = self.wanted_only(hidden, index), self.wanted_only(attended, index)
-        branch = self.plain_norm(self.matmuls.matmul(attended, f"{path}/attn/out"), f"{path}/attn/post_norm")
+        branch = self._post_norm(self.matmuls.matmul(attended, f"{path}/attn/out"), f"{path}/attn/post_norm")
         normed, hidden = self.norm(Stream(hidden, branch), f"{path}/ffn/norm")
         gate, up = self.split(self.matmuls.matmul(normed, f"{path}/ffn/gate_up"), {"gate": ffn, "up": ffn})
         active = self.graph.node("Gelu", [gate], f"{path}/ffn/gelu", approximate="tanh")
         product = self.graph.node("Mul", [active, up], f"{path}/ffn/product")
-        return Stream(
-            hidden, self.plain_norm(self.matmuls.matmul(product, f"{path}/ffn/down"), f"{path}/ffn/post_norm")
-        )
+        down = self.matmuls.matmul(product, f"{path}/ffn/down")
+        return Stream(hidden, self._post_norm(down, f"{path}/ffn/post_norm"))
+
+    def _post_norm(self, x: str, path: str) -> str:
+        return self.plain_norm(self.to_stream(x), path)
 
     def _attend(self, normed: str, index: int) -> str:
         facts, path = self.facts, f"layer.{index}/attn"
@@ -45,5 +47,6 @@ class Gemma3Decoder(Decoder):
         graph, size = self.graph, self.facts.head_dim
         by_head = graph.constant(f"by_head.{heads}", np.array([0, 0, heads, size], np.int64))
         joined = graph.constant("heads_joined", np.array([0, 0, -1], np.int64))
-        normed = self.plain_norm(graph.node("Reshape", [x, by_head], f"{path}/heads"), path)
+        split = self.to_stream(graph.node("Reshape", [x, by_head], f"{path}/heads"))
+        normed = self.to_matrix(self.plain_norm(split, path))
         return graph.node("Reshape", [normed, joined], f"{path}/joined")

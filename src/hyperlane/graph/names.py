@@ -6,10 +6,10 @@ TOKENS = "tokens"
 """int32 [batch, tokens]: token ids of a first stage."""
 
 HIDDEN_IN = "hidden_in"
-"""float32 [batch, tokens, hidden]: what the stage before sent."""
+"""[batch, tokens, hidden] of the stream's type: what the stage before sent."""
 
 HIDDEN_OUT = "hidden_out"
-"""float32 [batch, tokens, hidden]: what goes to the next stage."""
+"""[batch, tokens, hidden] of the stream's type: what goes to the next stage."""
 
 LENGTHS = "lengths"
 """int32 [batch]: position of each row's last token, which is one less than its KV length after the run."""
@@ -25,6 +25,9 @@ INVERSE_TEMPERATURE = "inverse_temperature"
 
 TOP_K = "top_k"
 """int64 [1]: how many of the largest logits are asked for."""
+
+PART_K = "part_k"
+"""int64 [1]: how many of them are looked for in each part of the vocabulary, where it is taken apart."""
 
 EXTRA = "extra"
 """int64 [extra]: indices into the flattened logits [wanted · vocab] that are asked for besides."""

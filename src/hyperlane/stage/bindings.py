@@ -5,6 +5,7 @@ Knows the names of a graph's inputs and outputs; the session it is given is ONNX
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ import numpy.typing as npt
 from hyperlane.graph import names
 from hyperlane.stage.answers import RunAnswer
 from hyperlane.stage.arena import KvArena
+from hyperlane.stage.memory import Memory
 
 MAX_KEPT = 128
 """Bindings kept; binding the 60 arrays of a 30-layer stage takes some 0.2 ms."""
+
+ALIGNMENT = 256
+"""Of arrays in a block: what devices read fastest."""
 
 SLOTS = -1
 """Stands for a place in the frame's buffers: the tokens lie in the slots' buffers."""
@@ -43,6 +48,7 @@ class RunShape(NamedTuple):
 
     `at`: first token of a piece in the frame's buffers, or SLOTS for a batch.
     `wanted`, `top_k` and `extra` are sizes of the answer; `whole`: logits instead of candidates.
+    `captured`: the device replays what it did the first time, with other values in the same memory.
     """
 
     slot: int
@@ -53,6 +59,7 @@ class RunShape(NamedTuple):
     top_k: int = 0
     extra: int = 0
     whole: bool = False
+    captured: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,77 +73,144 @@ class Question:
 
 
 class Binding:
-    """Arrays of one run shape, bound. The small ones are its own, to be written before and read after a run."""
+    """Arrays of one run shape, bound. The small ones are its own, to be written before and read after a run.
 
-    def __init__(self, io: IoBinding, shape: RunShape) -> None:
+    They share one block, what goes in before what comes out, so that each way is one copy to a device.
+    """
+
+    def __init__(self, io: IoBinding, shape: RunShape, memory: Memory, options: object, vocab: int) -> None:
+        """Bind to `memory`; `options` are what the runtime runs it with."""
         self.io = io
         self.shape = shape
+        self.options = options
+        self._vocab = vocab
         self.question: Question | None = None
-        self.hidden_out: npt.NDArray[np.float32] | None = None
+        self.tokens_in: npt.NDArray[Any] | None = None
+        self.hidden_out: npt.NDArray[Any] | None = None
+        self._memory = memory
         self._owned: list[npt.NDArray[Any]] = []
-        self.lengths = self._take(names.LENGTHS, np.zeros(shape.batch, np.int32))
-        self.total = self._take(names.TOTAL, np.zeros((), np.int32))
+        self._block = memory.lend(_block_bytes(shape, vocab))
+        self._end = self._end_in = 0
+        self.lengths: npt.NDArray[np.int32] = self._take(names.LENGTHS, (shape.batch,), np.int32)
+        self.total = self._take_on_host(names.TOTAL, np.zeros((), np.int32))
+
+    def __del__(self) -> None:
+        """Give the block back: only now does nothing refer to it."""
+        self._memory.give_back(self._block)
 
     def bind_cache(self, arena: KvArena) -> None:
         """Bind the slots' KV entries, past and present the same memory."""
-        for layer, kv, entries in arena.views(self.shape.slot, self.shape.batch):
-            self._bind(self.io.bind_input, names.past(layer, kv), entries)
-            self._bind(self.io.bind_output, names.present(layer, kv), entries)
+        for (layer, kv), entries in arena.entries.items():
+            shape, place = (self.shape.batch, *entries.shape[1:]), entries.address(self.shape.slot)
+            self._bind(self.io.bind_input, names.past(layer, kv), entries.dtype, shape, place)
+            self._bind(self.io.bind_output, names.present(layer, kv), entries.dtype, shape, place)
 
     def bind_tokens(self, name: str, values: npt.NDArray[Any]) -> None:
         """Bind what goes in: token ids [batch, tokens] or hidden states [batch, tokens, hidden]."""
-        self._bind(self.io.bind_input, name, values)
+        self.tokens_in = values
+        self._bind_array(self.io.bind_input, name, values)
 
-    def bind_hidden(self, values: npt.NDArray[np.float32]) -> None:
+    def bind_hidden(self, values: npt.NDArray[Any]) -> None:
         """Bind what an inner stage passes on, [batch, tokens, hidden]."""
         self.hidden_out = values
-        self._bind(self.io.bind_output, names.HIDDEN_OUT, values)
+        self._bind_array(self.io.bind_output, names.HIDDEN_OUT, values)
 
-    def bind_question(self, vocab: int) -> None:
-        """Make and bind what a last stage is asked and answers."""
-        shape, wanted = self.shape, self.shape.wanted
-        self._take(names.TOP_K, np.array([shape.top_k], np.int64))
+    def bind_question(self, parts: int = 1) -> None:
+        """Make and bind what a last stage is asked and answers; `parts`: of the vocabulary, see `graph.candidates`."""
+        shape, vocab, wanted, extra = self.shape, self._vocab, self.shape.wanted, self.shape.extra
+        self._take_on_host(names.TOP_K, np.array([shape.top_k], np.int64))
+        if parts > 1:
+            self._take_on_host(names.PART_K, np.array([min(shape.top_k, vocab // parts)], np.int64))
         self.question = Question(
-            wanted=self._take(names.WANTED, np.zeros(wanted, np.int64)),
-            inverse_temperature=self._take(names.INVERSE_TEMPERATURE, np.ones((wanted, 1), np.float32)),
-            extra=self._take(names.EXTRA, np.zeros(wanted * shape.extra, np.int64)).reshape(wanted, shape.extra),
+            wanted=self._take(names.WANTED, (wanted,), np.int64),
+            inverse_temperature=self._take(names.INVERSE_TEMPERATURE, (wanted, 1), np.float32),
+            extra=self._take(names.EXTRA, (wanted * extra,), np.int64).reshape(wanted, extra),
             answer=RunAnswer(
-                logits=self._give(names.TOP_LOGITS, np.empty((wanted, shape.top_k), np.float32)),
-                ids=self._give(names.TOP_IDS, np.empty((wanted, shape.top_k), np.int32)),
-                lse=self._give(names.LSE, np.empty((wanted, 1), np.float32)),
-                lse_t=self._give(names.LSE_T, np.empty((wanted, 1), np.float32)),
-                extra=self._extra_answer(),
-                whole=self._give(names.LOGITS, np.empty((wanted, vocab), np.float32)) if shape.whole else None,
+                logits=self._give(names.TOP_LOGITS, (wanted, shape.top_k), np.float32),
+                ids=self._give(names.TOP_IDS, (wanted, shape.top_k), np.int32),
+                lse=self._give(names.LSE, (wanted, 1), np.float32),
+                lse_t=self._give(names.LSE_T, (wanted, 1), np.float32),
+                extra=self._give(names.EXTRA_LOGITS, (wanted * extra,), np.float32).reshape(wanted, extra),
+                whole=self._give(names.LOGITS, (wanted, vocab), np.float32) if shape.whole else None,
             ),
         )
+        self.question.inverse_temperature[:] = 1
+        self.question.wanted[:] = np.arange(wanted)
 
-    def _extra_answer(self) -> npt.NDArray[np.float32]:
-        wanted, extra = self.shape.wanted, self.shape.extra
-        return self._give(names.EXTRA_LOGITS, np.empty(wanted * extra, np.float32)).reshape(wanted, extra)
+    def push(self) -> None:
+        """Let the run see what goes in."""
+        if self.tokens_in is not None:
+            self._memory.push(self.tokens_in)
+        self._memory.push(self._block[: self._end_in])
 
-    def _take(self, name: str, array: A) -> A:
-        self._bind(self.io.bind_input, name, array)
+    def pull(self) -> None:
+        """Bring what the run wrote; it is there after the memory's `wait`."""
+        if self.hidden_out is not None:
+            self._memory.pull(self.hidden_out)
+        self._memory.pull(self._block[self._end_in : self._end])
+
+    def _take(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        array = self._place(shape, np.dtype(dtype))
+        self._end_in = self._end
+        self._bind_array(self.io.bind_input, name, array)
         return array
 
-    def _give(self, name: str, array: A) -> A:
-        self._bind(self.io.bind_output, name, array)
+    def _give(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        array = self._place(shape, np.dtype(dtype))
+        self._bind_array(self.io.bind_output, name, array)
         return array
 
-    def _bind(self, bind: Callable[..., None], name: str, array: npt.NDArray[Any]) -> None:
-        assert array.flags.c_contiguous
+    def _place(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """An array in the block, behind the one before."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        array = self._block[self._end : self._end + nbytes].view(dtype).reshape(shape)
+        self._end += _aligned(nbytes)
+        return array
+
+    def _take_on_host(self, name: str, array: A) -> A:
+        """Bind what kernels are launched by, which every device reads from the host."""
         self._owned.append(array)  # ONNX Runtime keeps the pointer, not the array
-        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self.io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return array
+
+    def _bind_array(self, bind: Callable[..., None], name: str, array: npt.NDArray[Any]) -> None:
+        assert array.flags.c_contiguous
+        self._owned.append(array)
+        self._bind(bind, name, array.dtype, array.shape, self._memory.address(array))
+
+    def _bind(
+        self, bind: Callable[..., None], name: str, dtype: np.dtype[Any], shape: tuple[int, ...], place: int
+    ) -> None:
+        bind(name, self._memory.provider, self._memory.index, dtype.type, shape, place)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _block_bytes(shape: RunShape, vocab: int) -> int:
+    """What the arrays of a shape take, the small ones counted as 8 bytes each."""
+    of_each = (1, 1, shape.extra, shape.top_k, shape.top_k, 1, 1, shape.extra)
+    whole = 4 * vocab if shape.whole else 0
+    return sum(_aligned(nbytes) for nbytes in (4 * shape.batch, *(8 * shape.wanted * n for n in of_each))) + _aligned(
+        shape.wanted * whole
+    )
 
 
 class BindingCache:
-    """The last `MAX_KEPT` bindings by shape."""
+    """The last `MAX_KEPT` bindings by shape, and all captured ones: a device goes on holding what it captured."""
 
     def __init__(self, make: Callable[[RunShape], Binding]) -> None:
         self._make = make
         self._kept: OrderedDict[RunShape, Binding] = OrderedDict()
+        self._captured: dict[RunShape, Binding] = {}
 
     def get(self, shape: RunShape) -> Binding:
         """The binding of this shape, made now if it is not there."""
+        if shape.captured:
+            if shape not in self._captured:
+                self._captured[shape] = self._make(shape)
+            return self._captured[shape]
         found = self._kept.get(shape)
         if found is None:
             found = self._kept[shape] = self._make(shape)
@@ -149,3 +223,4 @@ class BindingCache:
     def clear(self) -> None:
         """Forget all of them."""
         self._kept.clear()
+        self._captured.clear()

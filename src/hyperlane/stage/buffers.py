@@ -1,15 +1,24 @@
-"""The host memory of an engine that frames are received into and that its runs read and write. Made once, kept."""
+"""The memory of an engine that frames are received into and that its runs read and write. Made once, kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperlane.core import StageSpec
+from hyperlane.core import ElementType, StageSpec
+from hyperlane.stage.memory import Memory
 
-Values = npt.NDArray[np.float32] | npt.NDArray[np.int32]
+Values = npt.NDArray[Any]
+
+DTYPES: dict[ElementType, np.dtype[Any]] = {
+    ElementType.F32: np.dtype(np.float32),
+    ElementType.F16: np.dtype(np.float16),
+}
+_NOT_FINITE_HALF = 0x7C00
+"""A float16 whose exponent is all ones, without its sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +31,24 @@ class Buffers:
 
     frame_in: Values
     slots_in: Values
-    frame_out: npt.NDArray[np.float32] | None
-    slots_out: npt.NDArray[np.float32] | None
+    frame_out: Values | None
+    slots_out: Values | None
 
     @classmethod
-    def make(cls, spec: StageSpec) -> Buffers:
+    def make(cls, spec: StageSpec, memory: Memory, element: ElementType) -> Buffers:
         """Buffers for a stage's largest frame."""
-        hidden = spec.model.hidden
         tokens = spec.max_step_tokens + 1  # a stand-in may come after the last
-        return cls(
-            _input(spec, tokens),
-            _input(spec, spec.slots),
-            None if spec.is_last else np.zeros((tokens, hidden), np.float32),
-            None if spec.is_last else np.zeros((spec.slots, hidden), np.float32),
-        )
+
+        hidden = spec.model.hidden
+        dtype = DTYPES[element]
+
+        def given(count: int) -> Values:
+            return memory.array((count,), np.int32) if spec.is_first else memory.array((count, hidden), dtype)
+
+        def passed(count: int) -> Values | None:
+            return None if spec.is_last else memory.array((count, hidden), dtype)
+
+        return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots))
 
     @property
     def nbytes(self) -> int:
@@ -44,8 +57,12 @@ class Buffers:
         return self.frame_in.nbytes + self.slots_in.nbytes + outputs
 
 
-def _input(spec: StageSpec, tokens: int) -> Values:
-    return np.zeros(tokens, np.int32) if spec.is_first else np.zeros((tokens, spec.model.hidden), np.float32)
+def all_finite(values: Values) -> bool:
+    """Whether no value is infinite or not a number; may say no where float32 values near the largest add up to it."""
+    if values.dtype == np.float16:
+        magnitudes = values.view(np.uint16) & 0x7FFF  # comparing bits is some 20 times faster than adding halves
+        return int(magnitudes.max(initial=0)) < _NOT_FINITE_HALF
+    return bool(np.isfinite(np.add.reduce(values, axis=None)))
 
 
 def as_bytes(array: npt.NDArray[np.generic]) -> memoryview:

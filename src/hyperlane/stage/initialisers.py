@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy.typing as npt
 from onnx import TensorProto
 
-from hyperlane.stage.weights import Array
 from hyperlane.store.ready_file import DATA, ReadyTensor, ReadyUnit, Span
 
-_TYPES: Mapping[str, int] = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+_TYPES: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
 
-def given(name: str, array: Array) -> TensorProto:
+def given(name: str, array: npt.NDArray[Any]) -> TensorProto:
     """An initialiser whose values the session is given apart, by name."""
     return _external(name, _TYPES[str(array.dtype)], array.shape, {"location": "given apart"})
 

@@ -13,20 +13,23 @@ from pathlib import Path
 from onnx import TensorProto
 
 from hyperlane.core import StageSpec
+from hyperlane.graph.candidates import parts_of
 from hyperlane.graph.decoder import StageShape
 from hyperlane.graph.families import build_stage
-from hyperlane.graph.forms import Forms
+from hyperlane.graph.forms import Forms, MatrixForm
+from hyperlane.graph.numbers import Numbers
 from hyperlane.models.layout import UnitLayout, embedding_layout, layer_layout, output_layout
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.arena import positions
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.initialisers import given, mapped
+from hyperlane.stage.numbers import TypedArray, in_types, numbers_of
 from hyperlane.stage.options import Arithmetic, BlockOffsets, EngineOptions, KvElement
 from hyperlane.stage.orders import LoadProgress
-from hyperlane.stage.providers import check_runtime
+from hyperlane.stage.providers import check_runtime, provider_of
 from hyperlane.stage.ready import UnitPacker, read_forms, weights_of
 from hyperlane.stage.residency import release_after_load
-from hyperlane.stage.weights import Array, UnitWeights, read_embedding, read_unit
+from hyperlane.stage.weights import UnitWeights, read_embedding, read_unit
 from hyperlane.store.ready_file import ReadyUnit
 from hyperlane.store.ready_store import Contents, ReadyStore, unit_key
 
@@ -68,14 +71,20 @@ def load_engine(
 
     """
     check_runtime()
-    order = _Order(spec, source, options or EngineOptions(), progress)
-    if order.options.arithmetic is Arithmetic.F32:
+    order = _Order(spec, source, _usable(options or EngineOptions()), progress)
+    if order.options.arithmetic is Arithmetic.F32 or not provider_of(order.options.device).packs:
         return _load_arrays(order)
     if store is not None:
         return _load_ready(order, store)
     with tempfile.TemporaryDirectory(prefix="hyperlane-", ignore_cleanup_errors=True) as name:
         # What is mapped stays until the engine lets go of it, also where its files have no names any more.
         return _load_ready(order, ReadyStore(Path(name)))
+
+
+def _usable(options: EngineOptions) -> EngineOptions:
+    """The options with the form of weights that the device needs."""
+    needed = provider_of(options.device).offsets
+    return options if needed is None else replace(options, offsets=needed)
 
 
 def units(spec: StageSpec) -> tuple[UnitLayout, ...]:
@@ -119,8 +128,15 @@ class _Order:
             forms=forms,
             accuracy=self.accuracy,
             half_cache=self.options.kv is KvElement.F16,
+            half=provider_of(self.options.device).half,
+            top_parts=parts_of(self.spec.model.vocab) if provider_of(self.options.device).searches_parts else 1,
         )
         return build_stage(shape, initialisers)
+
+    @property
+    def numbers(self) -> Numbers:
+        """Types of the values."""
+        return numbers_of(self.options, self.spec.model.family)
 
     @property
     def accuracy(self) -> int:
@@ -130,24 +146,24 @@ class _Order:
 
 def _load_ready(order: _Order, store: ReadyStore) -> Engine:
     """Through the store: every unit is mapped, after it was packed if it was not there."""
-    from hyperlane.stage import onnx_engine  # only now: importing it takes a runtime, and half a second
+    from hyperlane.stage import onnx_sessions  # only now: importing it takes a runtime, and half a second
 
-    packer = UnitPacker(onnx_engine.OnnxPacker(store.root), order.accuracy)
+    packer = UnitPacker(onnx_sessions.OnnxPacker(store.root), order.accuracy)
     ready = _ready_units(order, store, packer)
     if not all(packer.check(unit) for unit in (*ready[:CHECKED], ready[-1])):
-        log.warning("%s does not use the weights as they were packed; offsets become columns", onnx_engine.RUNTIME)
+        log.warning("%s does not use the weights as they were packed; offsets become columns", onnx_sessions.RUNTIME)
         order = replace(order, options=replace(order.options, offsets=BlockOffsets.COLUMNS))
         ready = _ready_units(order, store, packer)
     forms = {path: parts for unit in ready for path, parts in read_forms(unit).items()}
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
     graph = order.graph(forms, initialisers)
-    engine = onnx_engine.start_mapped(order.spec, graph, store.root, order.options)
+    engine = onnx_sessions.start_mapped(order.spec, graph, store.root, order.options)
     release_after_load(store.root)
     return engine
 
 
 def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:
-    from hyperlane.stage import onnx_engine
+    from hyperlane.stage import onnx_sessions
 
     ready = []
     for layout in order.counted():
@@ -157,7 +173,7 @@ def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[R
                 "unit": repr(layout),
                 "offsets": order.options.offsets,
                 "arithmetic": order.options.arithmetic,
-                "runtime": onnx_engine.RUNTIME,
+                "runtime": onnx_sessions.RUNTIME,
                 "machine": platform.machine(),
                 "packing": packer.mark,
             }
@@ -172,10 +188,13 @@ def _make_unit(order: _Order, packer: UnitPacker, layout: UnitLayout) -> Content
 
 def _load_arrays(order: _Order) -> Engine:
     """With all weights in this process's memory, as they were converted."""
-    from hyperlane.stage import onnx_engine
+    from hyperlane.stage import onnx_sessions
 
-    weights = [order.read(layout) for layout in order.counted()]
-    arrays: dict[str, Array] = {name: array for unit in weights for name, array in unit.arrays.items()}
-    forms = {path: parts for unit in weights for path, parts in unit.forms.items()}
+    arrays: dict[str, TypedArray] = {}
+    forms: dict[str, tuple[MatrixForm, ...]] = {}
+    for layout in order.counted():
+        unit = order.read(layout)
+        arrays |= in_types(unit.arrays, order.numbers)
+        forms |= unit.forms
     graph = order.graph(forms, [given(name, array) for name, array in arrays.items()])
-    return onnx_engine.start(order.spec, graph, arrays, order.options)
+    return onnx_sessions.start(order.spec, graph, arrays, order.options)

@@ -1,85 +1,95 @@
-"""The engine on ONNX Runtime: one session, one KV arena, frames in and out of bound memory. The only importer of it."""
+"""The engine on ONNX Runtime: one session, one KV arena, frames in and out of bound memory. Knows no device."""
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from hyperlane.core import ElementType, Row, StageSpec
-from hyperlane.errors import EngineFault, LoadFailed, ProtocolError
+from hyperlane.core import CANDIDATES_K, ElementType, Row, StageSpec
+from hyperlane.errors import EngineFault, ProtocolError
 from hyperlane.graph import names
-from hyperlane.stage.answers import Answers, Place
-from hyperlane.stage.arena import KvArena
+from hyperlane.graph.candidates import parts_of
+from hyperlane.stage.answers import Answers, Place, RunAnswer
+from hyperlane.stage.arena import KvArena, positions
 from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape
-from hyperlane.stage.buffers import Buffers, as_bytes
-from hyperlane.stage.initialisers import read_packed
-from hyperlane.stage.options import EngineOptions, KvElement
-from hyperlane.stage.ready import Packed
+from hyperlane.stage.buffers import Buffers, all_finite, as_bytes
+from hyperlane.stage.memory import Memory
+from hyperlane.stage.numbers import element_of, numbers_of
+from hyperlane.stage.onnx_errors import ORT_ERRORS
+from hyperlane.stage.options import EngineOptions
+from hyperlane.stage.providers import provider_of
 from hyperlane.stage.rows import SlotLengths, check_rows
-from hyperlane.stage.runs import Batch, Piece, batches, pieces, run_tokens
-from hyperlane.stage.weights import Array, Arrays
-from hyperlane.store.ready_store import UNFINISHED
+from hyperlane.stage.runs import Batch, Piece, batches, bucket, pieces, run_tokens
 
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    ort_errors.EPFail,
-    ort_errors.EngineError,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.ModelLoaded,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-"""What ONNX Runtime raises; they share no class of its own."""
-
-RUNTIME = f"onnxruntime {ort.__version__}"
-
-ERROR_SEVERITY = 3
-"""ONNX Runtime's number for logging errors and worse."""
+NOT_CAPTURED = "-1"
+"""ONNX Runtime's graph id for a run that is to be neither captured nor replayed."""
 
 
-class Asked(NamedTuple):
-    """A wanted position of a run: where its answer belongs, its row, and which token of the run it is."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A wanted position of a run: the `number`-th of row `index` of the frame, token `token` of the run.
 
-    place: Place
+    `line`: which of the run's answers is its.
+    """
+
     row: Row
+    index: int
+    number: int
     token: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run that was begun: what to look at when it is done. `moves`: from slot to token of the frame."""
+
+    binding: Binding
+    asked: Sequence[Asked]
+    moves: Sequence[tuple[int, int]] = ()
 
 
 class OnnxEngine:
-    """Implements `Engine` over a session of a stage's graph."""
+    """Implements `Engine` over a session of a stage's graph.
+
+    A step begins all its runs, in order, waits once, and then looks at what they wrote.
+    """
 
     def __init__(
-        self, spec: StageSpec, session: ort.InferenceSession, options: EngineOptions, keep: object = None
+        self,
+        spec: StageSpec,
+        session: ort.InferenceSession,
+        options: EngineOptions,
+        memory: Memory,
+        keep: object = None,
     ) -> None:
-        """Take over a session; `keep` is what must live as long as it."""
+        """Take over a session that computes in `memory`; `keep` is what must live as long as it."""
         self._spec = spec
         self._keep = keep
         self._session: ort.InferenceSession | None = session
-        self._run_tokens = run_tokens(spec.model)
-        self._arena = KvArena.make(spec, half=options.kv is KvElement.F16)
-        self._buffers = Buffers.make(spec)
+        row, numbers = provider_of(options.device), numbers_of(options, spec.model.family)
+        self._memory = memory
+        self._captures = options.capture and memory.captures
+        self._graphs = itertools.count()
+        self._parts = parts_of(spec.model.vocab) if row.searches_parts else 1
+        self._least_wanted = 1 if self._parts > 1 else 0  # parts of nothing cannot be joined
+        self._least_rows = row.least_rows
+        self._run_tokens = row.run_tokens or run_tokens(spec.model)
+        self._element = element_of(numbers)
+        self._arena = KvArena.make(spec, memory, half=numbers.cache_dtype == np.float16)
+        self._buffers = Buffers.make(spec, memory, self._element)
         self._lengths = SlotLengths(spec.slots)
         self._answers = Answers(spec.model.vocab)
         self._bindings = BindingCache(self._bind)
+        self._begun: list[Run] = []
 
     @property
     def element(self) -> ElementType:
-        """Activations are float32 on CPU."""
-        return ElementType.F32
+        """Float32 on CPU; on a GPU float16, where the family's residual stream fits it."""
+        return self._element
 
     @property
     def private_bytes(self) -> int:
@@ -97,6 +107,7 @@ class OnnxEngine:
     def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
         """See `Engine`."""
         self._answers.begin(rows)
+        self._begun.clear()
         direct = _is_slot_range(rows)
         if self._spec.is_first:
             self._check_tokens(rows, direct)
@@ -105,8 +116,11 @@ class OnnxEngine:
                 self._run_piece(rows, piece)
             for batch in batches(rows):
                 self._run_batch(rows, batch, direct)
+            self._memory.wait()
         except ORT_ERRORS as error:
             raise EngineFault(f"the engine failed on layers {self._spec.layers}: {error}") from error
+        for run in self._begun:
+            self._finish(run)
         if self._spec.is_last:
             return (self._answers.payload(),)
         return (self._hidden_out(rows, direct),)
@@ -118,9 +132,11 @@ class OnnxEngine:
 
     def close(self) -> None:
         """See `Engine`."""
+        self._begun.clear()
         self._bindings.clear()
         self._session = None
         self._keep = None
+        self._memory.close()
 
     # --- runs --------------------------------------------------------------------------------------------
 
@@ -128,16 +144,15 @@ class OnnxEngine:
         """Some tokens of one row."""
         row = rows[piece.row]
         end = piece.offset + piece.count
+        wanted = [(number, offset) for number, offset in enumerate(row.want) if piece.offset <= offset < end]
         asked = [
-            Asked(Place(piece.row, number), row, offset - piece.offset)
-            for number, offset in enumerate(row.want)
-            if piece.offset <= offset < end
+            Asked(row, piece.row, number, offset - piece.offset, line) for line, (number, offset) in enumerate(wanted)
         ]
         binding = self._bindings.get(self._shape(RunShape(row.slot, 1, piece.run, piece.base + piece.offset), asked))
         length = row.start + piece.offset + piece.run
         binding.lengths[0] = length - 1
         binding.total[()] = length
-        self._run(binding, asked)
+        self._begin(Run(binding, asked))
         self._lengths.written(row.slot, row.start, row.start + end)
 
     def _run_batch(self, rows: Sequence[Row], batch: Batch, direct: bool) -> None:
@@ -146,35 +161,64 @@ class OnnxEngine:
         if not direct:
             for index in batch.rows:
                 self._buffers.slots_in[rows[index].slot] = self._buffers.frame_in[bases[index]]
-        asked = [Asked(Place(i, 0), rows[i], rows[i].slot - batch.first) for i in batch.rows if rows[i].want]
-        binding = self._bindings.get(self._shape(RunShape(batch.first, batch.size, 1, SLOTS), asked))
-        binding.lengths[:] = self._lengths.of(batch.first, batch.size)
+        wanting = [index for index in batch.rows if rows[index].want]
+        binding = self._batch_binding(rows, batch, wanting)
+        first, captured = binding.shape.slot, binding.shape.captured
+        asked = [
+            Asked(rows[i], i, 0, rows[i].slot - first, rows[i].slot - first if captured else line)
+            for line, i in enumerate(wanting)
+        ]
+        binding.lengths[:] = self._lengths.of(first, binding.shape.batch)
         for index in batch.rows:
-            binding.lengths[rows[index].slot - batch.first] = rows[index].start
-        binding.total[()] = int(binding.lengths.max()) + 1
-        self._run(binding, asked)
+            binding.lengths[rows[index].slot - first] = rows[index].start
+        if not captured:
+            binding.total[()] = int(binding.lengths.max()) + 1
+        moves = [] if direct else [(rows[index].slot, bases[index]) for index in batch.rows]
+        self._begin(Run(binding, asked, moves))
         for index in batch.rows:
-            row = rows[index]
-            self._lengths.written(row.slot, row.start, row.start + 1)
-            if not direct and self._buffers.frame_out is not None and self._buffers.slots_out is not None:
-                self._buffers.frame_out[bases[index]] = self._buffers.slots_out[row.slot]
+            self._lengths.written(rows[index].slot, rows[index].start, rows[index].start + 1)
 
-    def _run(self, binding: Binding, asked: Sequence[Asked]) -> None:
-        question = binding.question
-        if question is not None and asked:
-            question.wanted[:] = [one.token for one in asked]
-            question.inverse_temperature[:, 0] = [1.0 / one.row.temperature for one in asked]
-            for line, one in enumerate(asked if binding.shape.extra else ()):
+    def _batch_binding(self, rows: Sequence[Row], batch: Batch, wanting: Sequence[int]) -> Binding:
+        """Captured where its shape is one of the few that are kept: all answers, of a size that is always the same."""
+        asked = [rows[index] for index in wanting]
+        usual = not any(row.whole_logits or row.extra_ids or row.top_k > CANDIDATES_K for row in asked)
+        if not (self._captures and usual):
+            lines = [Asked(row, 0, 0, 0, line) for line, row in enumerate(asked)]
+            return self._bindings.get(self._shape(RunShape(batch.first, batch.size, 1, SLOTS), lines))
+        first, size = bucket(batch.first, batch.size, self._spec.slots, self._least_rows)
+        shape = RunShape(first, size, 1, SLOTS, captured=True)
+        if self._spec.is_last:
+            shape = shape._replace(wanted=size, top_k=min(CANDIDATES_K, self._spec.model.vocab))
+        return self._bindings.get(shape)
+
+    def _begin(self, run: Run) -> None:
+        binding, question = run.binding, run.binding.question
+        if question is not None and run.asked:
+            vocab = self._spec.model.vocab
+            for one in run.asked:
+                question.wanted[one.line] = one.token
+                question.inverse_temperature[one.line, 0] = 1.0 / one.row.temperature
                 extra = one.row.extra_ids
-                question.extra[line, : len(extra)] = [line * self._spec.model.vocab + token for token in extra]
+                question.extra[one.line, : len(extra)] = [one.line * vocab + token for token in extra]
         assert self._session is not None
-        self._session.run_with_iobinding(binding.io)
+        binding.push()
+        self._session.run_with_iobinding(binding.io, binding.options)
+        binding.pull()
+        self._begun.append(run)
+
+    def _finish(self, run: Run) -> None:
+        binding, question = run.binding, run.binding.question
         if question is None:
             self._check_hidden(binding)
-        elif asked:
-            if not np.isfinite(question.answer.lse).all():
+        elif run.asked:
+            lines = [one.line for one in run.asked]
+            if not np.isfinite(question.answer.lse[lines]).all():
                 raise EngineFault(f"logits are not finite after layers {self._spec.layers}")
-            self._answers.write([one.place for one in asked], question.answer)
+            places = [Place(one.index, one.number) for one in run.asked]
+            self._answers.write(places, _lines_of(question.answer, lines))
+        if self._buffers.frame_out is not None and self._buffers.slots_out is not None:
+            for slot, base in run.moves:
+                self._buffers.frame_out[base] = self._buffers.slots_out[slot]
 
     def _check_tokens(self, rows: Sequence[Row], direct: bool) -> None:
         count = sum(row.count for row in rows)
@@ -184,7 +228,7 @@ class OnnxEngine:
 
     def _check_hidden(self, binding: Binding) -> None:
         assert binding.hidden_out is not None
-        if not math.isfinite(float(np.add.reduce(binding.hidden_out, axis=None))):
+        if not all_finite(binding.hidden_out):
             raise EngineFault(f"hidden states are not finite after layers {self._spec.layers}")
 
     # --- bindings ----------------------------------------------------------------------------------------
@@ -194,7 +238,7 @@ class OnnxEngine:
         if not self._spec.is_last:
             return run
         return run._replace(
-            wanted=len(asked),
+            wanted=max(len(asked), self._least_wanted),
             top_k=max((one.row.top_k for one in asked), default=1),
             extra=max((len(one.row.extra_ids) for one in asked), default=0),
             whole=any(one.row.whole_logits for one in asked),
@@ -203,7 +247,9 @@ class OnnxEngine:
     def _bind(self, shape: RunShape) -> Binding:
         assert self._session is not None
         spec, buffers = self._spec, self._buffers
-        binding = Binding(self._session.io_binding(), shape)
+        binding = Binding(
+            self._session.io_binding(), shape, self._memory, self._run_options(shape.captured), spec.model.vocab
+        )
         binding.bind_cache(self._arena)
         source, target = (
             (buffers.slots_in, buffers.slots_out) if shape.at < 0 else (buffers.frame_in, buffers.frame_out)
@@ -213,10 +259,19 @@ class OnnxEngine:
         grid = (shape.batch, shape.tokens, *source.shape[1:])
         binding.bind_tokens(names.TOKENS if spec.is_first else names.HIDDEN_IN, source[part].reshape(grid))
         if target is None:
-            binding.bind_question(spec.model.vocab)
+            binding.bind_question(self._parts)
         else:
             binding.bind_hidden(target[part].reshape(shape.batch, shape.tokens, -1))
+        if shape.captured:
+            binding.total[()] = positions(spec)  # the longest that the replayed kernels may meet
         return binding
+
+    def _run_options(self, captured: bool) -> ort.RunOptions:
+        options = ort.RunOptions()
+        if self._memory.captures:
+            options.add_run_config_entry("gpu_graph_id", str(next(self._graphs)) if captured else NOT_CAPTURED)
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return options
 
     def _hidden_out(self, rows: Sequence[Row], direct: bool) -> memoryview:
         buffers, tokens = self._buffers, sum(row.count for row in rows)
@@ -225,6 +280,15 @@ class OnnxEngine:
         if direct:
             return as_bytes(buffers.slots_out[rows[0].slot : rows[0].slot + tokens])
         return as_bytes(buffers.frame_out[:tokens])
+
+
+def _lines_of(answer: RunAnswer, lines: list[int]) -> RunAnswer:
+    """The answers at these lines; a captured run answers for every slot of its range."""
+    if lines == list(range(len(lines))):
+        return answer
+    return RunAnswer(
+        answer.logits[lines], answer.ids[lines], answer.lse[lines], answer.lse_t[lines], answer.extra[lines]
+    )
 
 
 def _is_slot_range(rows: Sequence[Row]) -> bool:
@@ -240,98 +304,3 @@ def _bases(rows: Sequence[Row]) -> list[int]:
         bases.append(base)
         base += row.count
     return bases
-
-
-def start(spec: StageSpec, model: bytes, arrays: Mapping[str, Array], options: EngineOptions) -> OnnxEngine:
-    """An engine for a serialised graph whose external initialisers are `arrays`.
-
-    Raises:
-        LoadFailed: ONNX Runtime refused the graph.
-
-    """
-    settings = _settings(spec.threads, options)
-    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    settings.add_external_initializers(list(arrays), values)
-    return OnnxEngine(spec, _session(model, settings), options, keep=(values, arrays))
-
-
-def start_mapped(spec: StageSpec, model: bytes, root: Path, options: EngineOptions) -> OnnxEngine:
-    """An engine for a serialised graph whose external initialisers lie in files below `root`, which are mapped.
-
-    Raises:
-        LoadFailed: ONNX Runtime refused the graph.
-
-    """
-    settings = _settings(spec.threads, options)
-    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
-    return OnnxEngine(spec, _session(model, settings), options)
-
-
-class OnnxPacker:
-    """Implements `Packer`: packs weights by letting ONNX Runtime save a session with what it made of them."""
-
-    def __init__(self, root: Path) -> None:
-        """Work below `root`, where ready files are."""
-        self._root = root
-
-    def pack(self, model: bytes, arrays: Arrays) -> Mapping[str, Packed]:
-        """See `Packer`."""
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self._root, ignore_cleanup_errors=True) as name:
-            settings = _settings(1, EngineOptions())
-            saved = Path(name) / "packed.onnx"
-            settings.optimized_model_filepath = str(saved)
-            for key, value in _SAVE_PACKED.items():
-                settings.add_session_config_entry(key, value)
-            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-            settings.add_external_initializers(list(arrays), values)
-            _session(model, settings)
-            return _read_packed(saved)
-
-    def multiply(self, model: bytes, feeds: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        """See `Packer`."""
-        settings = _settings(1, EngineOptions())
-        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._root))
-        result: npt.NDArray[np.float32] = _session(model, settings).run(None, dict(feeds))[0]
-        return result
-
-
-_PACKED_DATA = "packed.bin"
-_SAVE_PACKED = {
-    "session.save_external_prepacked_constant_initializers": "1",
-    "session.optimized_model_external_initializers_file_name": _PACKED_DATA,
-    "session.optimized_model_external_initializers_min_size_in_bytes": "0",
-}
-
-
-def _read_packed(saved: Path) -> Mapping[str, Packed]:
-    # Mapped, so that only what is changed takes memory; the file may lose its name meanwhile.
-    data = np.memmap(saved.with_name(_PACKED_DATA), np.uint8, mode="c")
-    found = {}
-    for tensor in onnx.load(saved, load_external_data=False).graph.initializer:
-        key, spans = read_packed(tensor)
-        if key:
-            found[tensor.name] = Packed(key, tuple(data[span.offset : span.offset + span.length] for span in spans))
-    return found
-
-
-def _session(model: bytes, settings: ort.SessionOptions) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    except ORT_ERRORS as error:
-        raise LoadFailed(f"ONNX Runtime refused a graph: {error}") from error
-
-
-def available_providers() -> list[str]:
-    """ONNX Runtime's names of the providers that its build has."""
-    return list(ort.get_available_providers())
-
-
-def _settings(threads: int, options: EngineOptions) -> ort.SessionOptions:
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
-    # The graph is built of fused operators; rewriting it could make the ends of a stage differ from its middle.
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = ERROR_SEVERITY
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
-    return settings

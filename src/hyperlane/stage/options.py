@@ -41,12 +41,17 @@ class EngineOptions:
     """The defaults are the fast path.
 
     `spinning`: idle threads poll for work, which helps only where nothing else wants the cores.
+    `device`: a provider's name in `stage.providers`, which may need another arithmetic or form of the weights, and
+    then takes it; `device_index`: which of its devices. `capture`: replay decode steps where the device can.
     """
 
     arithmetic: Arithmetic = Arithmetic.INT8
     offsets: BlockOffsets = BlockOffsets.FOLDED
     kv: KvElement = KvElement.F16
     spinning: bool = False
+    device: str = "cpu"
+    device_index: int = 0
+    capture: bool = True
 
 
 REFERENCE = EngineOptions(Arithmetic.F32, BlockOffsets.EXACT, KvElement.F32)

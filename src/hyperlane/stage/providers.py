@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hyperlane.core import ElementType
 from hyperlane.errors import RuntimeMissing
+from hyperlane.stage import cuda
+from hyperlane.stage.options import BlockOffsets
 
 DISTRIBUTIONS = (
     "onnxruntime",
@@ -29,7 +31,13 @@ DISTRIBUTIONS = (
 class Provider:
     """One execution provider. `extra`: which of our extras installs it, "" for none.
 
-    `verified`: the conformance suite was run on it. `status` says what is known of it.
+    `verified`: the conformance suite was run on it. `status` says what is known of it. `distribution` holds it.
+    What its operators need or do better: `packs` weights in a form of its own, which is kept and mapped;
+    `half`: activations and KV entries are float16 (the residual stream where the family allows it); `offsets`: form
+    of weights with offsets, None for what is asked; `run_tokens`: of a row computed at a time, 0 for what
+    `runs.run_tokens` says; `searches_parts`: its TopK and Softmax are slow on one long row;
+    `many_rows_kernels`: which of its 4-bit kernels are for a few rows rather than one, taken where there are slots;
+    `least_rows`: one row is padded to so many in a captured step, which these kernels compute faster than one.
     """
 
     name: str
@@ -38,24 +46,68 @@ class Provider:
     element: ElementType
     verified: bool
     status: str
+    distribution: str
+    packs: bool = False
+    half: bool = False
+    offsets: BlockOffsets | None = None
+    run_tokens: int = 0
+    searches_parts: bool = False
+    many_rows_kernels: str = ""
+    least_rows: int = 1
 
 
 PROVIDERS = (
-    Provider("cuda", "CUDAExecutionProvider", "cuda", ElementType.F16, False, "not run yet"),
-    Provider("webgpu", "WebGpuExecutionProvider", "webgpu", ElementType.F16, False, "not run yet"),
-    Provider("cpu", "CPUExecutionProvider", "cpu", ElementType.F32, True, "tested with every change"),
+    Provider(
+        name="cuda",
+        ort_name="CUDAExecutionProvider",
+        extra="cuda",
+        element=ElementType.F16,
+        verified=True,
+        status="conformance suite run by hand on an H100",
+        distribution="onnxruntime-gpu",
+        half=True,
+        offsets=BlockOffsets.EXACT,
+        run_tokens=2048,
+        searches_parts=True,
+        many_rows_kernels="1",
+        least_rows=4,
+    ),
+    Provider(
+        name="webgpu",
+        ort_name="WebGpuExecutionProvider",
+        extra="webgpu",
+        element=ElementType.F16,
+        verified=False,
+        status="not run yet",
+        distribution="onnxruntime-ep-webgpu",
+        half=True,
+    ),
+    Provider(
+        name="cpu",
+        ort_name="CPUExecutionProvider",
+        extra="cpu",
+        element=ElementType.F32,
+        verified=True,
+        status="tested with every change",
+        distribution="",
+        packs=True,
+    ),
 )
-"""Best first: what `auto` tries in this order."""
+"""Best first: what `auto` tries in this order. A provider of no distribution is in all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a worker computes on, and why it was chosen."""
+    """What a worker computes on, and why it was chosen. `index`: which of the provider's devices."""
 
     name: str
     provider: Provider
     runtime_version: str
     reason: str
+    index: int = 0
+
+
+DeviceCount = Callable[[Provider], int]
 
 
 def installed_runtimes() -> tuple[str, ...]:
@@ -93,20 +145,64 @@ def check_runtime(installed: Sequence[str] | None = None) -> str:
     return found[0]
 
 
-def choose_device(wanted: str, installed: Sequence[str] | None = None) -> Device:
-    """The device for `--device`: `auto`, or a provider's name.
+def provider_of(name: str) -> Provider:
+    """The row of that name, which must be in the table."""
+    return next(row for row in PROVIDERS if row.name == name)
+
+
+def choose_device(wanted: str, installed: Sequence[str] | None = None, count: DeviceCount | None = None) -> Device:
+    """The device for `--device`: `auto`, a provider's name, or NAME:INDEX.
+
+    Args:
+        wanted: what was asked for.
+        installed: the distributions of ONNX Runtime; looked up by default.
+        count: says how many devices a provider has here; asked of the driver by default.
 
     Raises:
         RuntimeMissing: no usable runtime, or the asked device cannot be used.
 
     """
     runtime = check_runtime(installed)
-    name = wanted.partition(":")[0]
-    row = next((row for row in PROVIDERS if row.name == name), None)
-    if name != "auto" and row is None:
+    counted = count or device_count
+    version = runtime.split()[1]
+    if wanted == "auto":
+        row, reason = _best(runtime, counted)
+        return Device(row.name, row, version, reason)
+    name, _, place = wanted.partition(":")
+    named = next((row for row in PROVIDERS if row.name == name), None)
+    if named is None:
         raise RuntimeMissing(f"unknown device '{wanted}'; known: auto, {', '.join(row.name for row in PROVIDERS)}")
-    if row is not None and not row.verified:
-        raise RuntimeMissing(f"device '{wanted}' is not supported yet ({row.status}); use --device cpu")
-    chosen = row or next(row for row in PROVIDERS if row.verified)
-    reason = "asked for" if row else "the best provider that is verified"
-    return Device(chosen.name, chosen, runtime.split()[1], reason)
+    if place and not place.isdecimal():
+        raise RuntimeMissing(f"'{wanted}' is no device; write for instance {name}:0")
+    why_not = _why_not(named, runtime, counted, int(place or 0))
+    if why_not:
+        raise RuntimeMissing(f"device '{wanted}' cannot be used: {why_not}; or use --device cpu")
+    return Device(wanted, named, version, "asked for", int(place or 0))
+
+
+def device_count(row: Provider) -> int:
+    """How many devices a provider has here, as its driver says."""
+    return cuda.device_count() if row.name == "cuda" else 1
+
+
+def _best(runtime: str, count: DeviceCount) -> tuple[Provider, str]:
+    """The first provider that can be used, and what was against those before it."""
+    against: list[str] = []
+    for row in PROVIDERS:
+        why_not = _why_not(row, runtime, count, 0)
+        if not why_not:
+            return row, "; ".join(against) or "the best there is"
+        against.append(f"not {row.name}: {why_not}")
+    raise RuntimeMissing("; ".join(against))
+
+
+def _why_not(row: Provider, runtime: str, count: DeviceCount, index: int) -> str:
+    """What keeps a provider's device from being used, and what to do; "" for nothing."""
+    if not row.verified:
+        return f"it is not supported yet ({row.status})"
+    if row.distribution and runtime.split(maxsplit=1)[0] != row.distribution:
+        return f"{runtime} is installed, not {row.distribution}: install hyperlane[{row.extra}] instead"
+    found = count(row)
+    if index >= found:
+        return f"{found} such devices are found: check the driver and the runtime's libraries"
+    return ""

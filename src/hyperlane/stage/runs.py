@@ -92,5 +92,19 @@ def batches(rows: Sequence[Row]) -> Iterator[Batch]:
         yield _batch(together, by_slot)
 
 
+def bucket(first: int, size: int, slots: int, least: int = 1) -> tuple[int, int]:
+    """First slot and size of the smallest aligned power-of-two range around a range, cut off at `slots`.
+
+    `least`: its size, at least; a power of two.
+
+    So a device that replays what it captured for a range of slots has at most 2 · `slots` of them to keep.
+    """
+    width = least
+    while first // width != (first + size - 1) // width:
+        width *= 2
+    begin = first // width * width
+    return begin, min(width, slots - begin)
+
+
 def _batch(slots: Sequence[int], by_slot: Mapping[int, int]) -> Batch:
     return Batch(slots[0], slots[-1] - slots[0] + 1, tuple(by_slot[slot] for slot in slots))

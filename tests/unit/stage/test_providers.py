@@ -22,13 +22,14 @@ def test_no_runtime_is_refused_naming_the_extras(monkeypatch):
         check_runtime([])
 
 
-def test_auto_takes_what_the_installed_runtime_can_run():
+def test_auto_takes_the_best_provider_that_can_be_used():
     device = choose_device("auto", ["onnxruntime 1.31.1"])
+    assert device.provider == next(row for row in PROVIDERS if row.verified and not row.distribution)
     assert (device.name, device.runtime_version) == ("cpu", "1.31.1")
 
 
 def test_a_device_that_is_not_supported_or_not_known_is_refused():
     with pytest.raises(RuntimeMissing, match=r"cuda:0.*--device cpu"):
-        choose_device("cuda:0", ["onnxruntime-gpu 1.31.1"])
+        choose_device("cuda:0", ["onnxruntime-gpu 1.31.1"], count=lambda row: 0)
     with pytest.raises(RuntimeMissing, match="unknown device 'abacus'"):
         choose_device("abacus", ["onnxruntime 1.31.1"])
