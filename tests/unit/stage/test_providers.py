@@ -22,9 +22,8 @@ def test_no_runtime_is_refused_naming_the_extras(monkeypatch):
         check_runtime([])
 
 
-def test_auto_takes_the_best_provider_that_can_be_used():
+def test_auto_takes_what_the_installed_runtime_can_run():
     device = choose_device("auto", ["onnxruntime 1.31.1"])
-    assert device.provider == next(row for row in PROVIDERS if row.verified and not row.distribution)
     assert (device.name, device.runtime_version) == ("cpu", "1.31.1")
 
 
