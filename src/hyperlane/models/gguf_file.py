@@ -23,6 +23,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hyperlane.errors import HyperlaneError, MalformedModel, UnknownModel, UnsupportedModel
 from hyperlane.models.digests import DigestCache, FileState
 from hyperlane.models.gguf_values import MAX_KEY_BYTES, Cursor, Metadata, Value
+from hyperlane.models.ranges import RemoteFile, TensorPlace, start_digest
 from hyperlane.models.weights import TensorInfo
 
 MAX_KEYS = 65_536
@@ -111,6 +112,18 @@ class GgufFile(Metadata):
         begin = self._begin + entry.offset
         return self._bytes[begin : begin + entry.info.nbytes]
 
+    @property
+    def remote_files(self) -> Sequence[RemoteFile]:
+        """As `TensorPlaces`: none, the file is here."""
+        return ()
+
+    def place(self, name: str) -> TensorPlace | None:
+        """As `TensorPlaces`, with the tensor's digest."""
+        entry = self._entries.get(name)
+        return (
+            None if entry is None else TensorPlace(entry.info, 0, self._begin + entry.offset, self.tensor_digest(name))
+        )
+
     # --- identity ----------------------------------------------------------------------------------------------
 
     @property
@@ -151,7 +164,7 @@ class GgufFile(Metadata):
 
     def _hash(self, name: str) -> str:
         raw, info = self.read(name), self._entries[name].info
-        digest = hashlib.sha256(f"{info.type} {info.shape}\n".encode())
+        digest = start_digest(info)
         digest.update(raw.data)
         return digest.hexdigest()
 

@@ -5,6 +5,7 @@ Knows no protocol and no file format: the hub, a URL and a folder offer `ByteRan
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,11 +55,16 @@ class ByteRanges(Protocol):
         ...
 
 
+def start_digest(info: TensorInfo) -> hashlib._Hash:
+    """SHA-256 over a tensor's type and shape, to be updated with its bytes: equal tensors convert to equal matrices."""
+    return hashlib.sha256(f"{info.type} {info.shape}\n".encode())
+
+
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
     """Where a tensor's bytes lie: from `offset` of file number `file` on.
 
-    `digest`: hex SHA-256 of the bytes alone, empty where nobody has read them yet.
+    `digest`: the tensor's, in hex, as `start_digest` begins it; empty where nobody has read the bytes yet.
     """
 
     info: TensorInfo
