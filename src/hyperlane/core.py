@@ -75,7 +75,7 @@ class RopeFacts:
 class ModelFacts:
     """All that a stage's graph, a plan and a tokenizer need to know of a model, apart from its weights.
 
-    `fingerprint` identifies the content (hex SHA-256 over metadata and every tensor): a worker's copy is the same
+    `fingerprint` identifies the content (hex SHA-256 of the whole file, as hubs state it): a worker's copy is the same
     model exactly when it is equal. `window` is the number of positions a local layer sees (0: all layers are
     global); `global_every` says that layer i is global when (i + 1) % global_every == 0.
     """

@@ -14,6 +14,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+WHOLE = ""
+"""The name under which the digest of a whole file is kept, beside those of its parts."""
+
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this ago may change again within one tick of a coarse clock (FAT: 2 s): not cached."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from hyperlane.core import ModelFacts, RopeFacts
 from hyperlane.errors import MalformedModel, UnsupportedModel
-from hyperlane.models.gguf_file import GgufFile
+from hyperlane.models.gguf_header import GgufHeader
 from hyperlane.models.inventory import EMBEDDING, OUTPUT, ROPE_FACTORS, all_tensors
 from hyperlane.models.quant import is_supported
 
@@ -25,11 +25,11 @@ MAX_CONTEXT = 1 << 27
 _GEMMA_27B_LAYERS = 62
 
 
-def read_facts(file: GgufFile) -> ModelFacts:
+def read_facts(file: GgufHeader) -> ModelFacts:
     """The facts of a model of family `llama` (Llama 2 and 3, SmolLM2, Mistral) or `gemma3`.
 
     Every number is checked for its range and against the shapes of the tensors, all of which must be there.
-    Hashes the file's content for the fingerprint, once (see `GgufFile.fingerprint`).
+    A file of this machine is hashed for its fingerprint, once (see `GgufFile.fingerprint`).
 
     Raises:
         MalformedModel: a fact is missing, out of range, or contradicts the tensors.
@@ -53,7 +53,7 @@ def read_facts(file: GgufFile) -> ModelFacts:
 class _Keys:
     """A file's keys of one family, each checked for its range."""
 
-    file: GgufFile
+    file: GgufHeader
     family: str
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
@@ -133,7 +133,7 @@ def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
     return head_dim
 
 
-def _vocab(file: GgufFile) -> int:
+def _vocab(file: GgufHeader) -> int:
     embedding = file.info(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise MalformedModel(f"{file.path.name}: the embedding '{EMBEDDING}' is missing or no matrix")
@@ -168,7 +168,7 @@ def _llama(keys: _Keys, facts: ModelFacts) -> ModelFacts:
     )
 
 
-def _rope_factors(file: GgufFile, pairs: int) -> tuple[float, ...]:
+def _rope_factors(file: GgufHeader, pairs: int) -> tuple[float, ...]:
     info = file.info(ROPE_FACTORS)
     if info is None:
         return ()
@@ -214,7 +214,7 @@ def _global_every(keys: _Keys, layers: int) -> int:
 _FAMILIES: Mapping[str, Callable[[_Keys, ModelFacts], ModelFacts]] = {"llama": _llama, "gemma3": _gemma3}
 
 
-def _check_tensors(file: GgufFile, facts: ModelFacts) -> None:
+def _check_tensors(file: GgufHeader, facts: ModelFacts) -> None:
     """Exactly the family's tensors, each in its shape and in a type that converts."""
     expected = all_tensors(facts)
     for name, shape in expected.items():

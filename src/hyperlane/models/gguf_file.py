@@ -1,7 +1,4 @@
-"""A GGUF file, mapped: its metadata, its tensors by name, and digests of its content.
-
-Trusts nothing in the file: every count, length and offset is checked before it is used. Knows no architecture.
-"""
+"""A GGUF file, mapped: its tensors by name, and digests of its content. What its header says is `gguf_header`."""
 
 from __future__ import annotations
 
@@ -10,41 +7,23 @@ import mmap
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from hyperlane.errors import HyperlaneError, MalformedModel, UnknownModel, UnsupportedModel
-from hyperlane.models.digests import DigestCache, FileState
-from hyperlane.models.gguf_values import MAX_KEY_BYTES, Cursor, Metadata, Value
+from hyperlane.errors import HyperlaneError, MalformedModel, UnknownModel
+from hyperlane.models.digests import WHOLE, DigestCache, FileState
+from hyperlane.models.gguf_header import GgufHeader
 from hyperlane.models.ranges import RemoteFile, TensorPlace, start_digest
-from hyperlane.models.weights import TensorInfo
 
-MAX_KEYS = 65_536
-MAX_TENSORS = 65_536
-MAX_DIMENSIONS = 4
-MAX_NAME_BYTES = 127
-DEFAULT_ALIGNMENT = 32
-MAX_ALIGNMENT = 65_536
-_VERSIONS = (2, 3)
 _HASH_THREADS = 4
+_HASH_CHUNK = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A tensor and where its bytes begin, counted from the start of the data section."""
-
-    info: TensorInfo
-    offset: int
-
-
-class GgufFile(Metadata):
+class GgufFile(GgufHeader):
     """A `TensorSource` over a memory-mapped GGUF file of version 2 or 3, little-endian.
 
     Opening reads the header alone, and of its arrays the lengths alone. Arrays that `read` returned stay valid
@@ -65,16 +44,14 @@ class GgufFile(Metadata):
             UnsupportedModel: another version, big-endian, split over several files, or a tensor type of the future.
 
         """
-        self.path = path
         self._cache = digests
         data, self._state = _map(path)
         try:
-            begin = self._read_header(data)
+            super().__init__(data, path, len(data))
         except HyperlaneError:
             data.close()  # the error's traceback would keep the mapping alive, and on Windows the file locked
             raise
         self._bytes = np.frombuffer(data, np.uint8)
-        self._begin = begin
         self._digests: dict[str, str] | None = None
 
     def __enter__(self) -> Self:
@@ -88,17 +65,6 @@ class GgufFile(Metadata):
         for held in ("_data", "_bytes"):
             vars(self).pop(held, None)
 
-    # --- tensors -----------------------------------------------------------------------------------------------
-
-    def names(self) -> Sequence[str]:
-        """Every tensor, in the order of the file's table."""
-        return tuple(self._entries)
-
-    def info(self, name: str) -> TensorInfo | None:
-        """A tensor's shape, type and size; None when there is none of that name."""
-        entry = self._entries.get(name)
-        return None if entry is None else entry.info
-
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         """A tensor's bytes as stored, a read-only view of the mapping.
 
@@ -106,11 +72,8 @@ class GgufFile(Metadata):
             MalformedModel: the file has no such tensor.
 
         """
-        entry = self._entries.get(name)
-        if entry is None:
-            raise MalformedModel(f"{self.path.name}: there is no tensor '{name}'")
-        begin = self._begin + entry.offset
-        return self._bytes[begin : begin + entry.info.nbytes]
+        begin = self.offset(name)
+        return self._bytes[begin : begin + self._entries[name].info.nbytes]
 
     @property
     def remote_files(self) -> Sequence[RemoteFile]:
@@ -120,26 +83,26 @@ class GgufFile(Metadata):
     def place(self, name: str) -> TensorPlace | None:
         """As `TensorPlaces`, with the tensor's digest."""
         entry = self._entries.get(name)
-        return (
-            None if entry is None else TensorPlace(entry.info, 0, self._begin + entry.offset, self.tensor_digest(name))
-        )
+        return None if entry is None else TensorPlace(entry.info, 0, self.offset(name), self.tensor_digest(name))
 
     # --- identity ----------------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over the header and the digest of every tensor: equal exactly when the content is.
+        """Hex SHA-256 of the whole file: what model hubs state of their files, so that a copy is known as one.
 
         Metadata and the tensor table alone do not tell two trainings of one architecture apart, and a sample of the
-        weights does not find a hole in a download, so the whole content counts. It is read once (about 1 s a GB and
-        thread), in several threads; with a `DigestCache` never again until the file changes.
+        weights does not find a hole in a download, so the whole content counts. It is read once (about 1 s a GB); with
+        a `DigestCache` never again until the file changes.
         """
-        digests = self.digests(self.names())
-        root = hashlib.sha256(b"hyperlane gguf 1\n")
-        root.update(hashlib.sha256(self._bytes[: self._header_bytes].data).digest())
-        for name in self.names():
-            root.update(bytes.fromhex(digests[name]))
-        return root.hexdigest()
+        known = self._known()
+        if WHOLE not in known:
+            digest = hashlib.sha256()
+            for begin in range(0, len(self._bytes), _HASH_CHUNK):
+                digest.update(self._bytes[begin : begin + _HASH_CHUNK].data)
+            known[WHOLE] = digest.hexdigest()
+            self._keep(known)
+        return known[WHOLE]
 
     def tensor_digest(self, name: str) -> str:
         """Hex SHA-256 over one tensor's type, shape and bytes: equal tensors convert to equal matrices."""
@@ -152,15 +115,22 @@ class GgufFile(Metadata):
             MalformedModel: the file has no tensor of such a name.
 
         """
-        if self._digests is None:
-            self._digests = self._cache.load(self._state) if self._cache else {}
-        missing = [name for name in names if name not in self._digests]
+        known = self._known()
+        missing = [name for name in names if name not in known]
         if missing:
             with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash") as pool:
-                self._digests |= dict(zip(missing, pool.map(self._hash, missing), strict=True))
-            if self._cache and self._is_unchanged():
-                self._cache.save(self._state, self._digests)
-        return {name: self._digests[name] for name in names}
+                known |= dict(zip(missing, pool.map(self._hash, missing), strict=True))
+            self._keep(known)
+        return {name: known[name] for name in names}
+
+    def _known(self) -> dict[str, str]:
+        if self._digests is None:
+            self._digests = self._cache.load(self._state) if self._cache else {}
+        return self._digests
+
+    def _keep(self, digests: Mapping[str, str]) -> None:
+        if self._cache and self._is_unchanged():
+            self._cache.save(self._state, digests)
 
     def _hash(self, name: str) -> str:
         raw, info = self.read(name), self._entries[name].info
@@ -174,40 +144,6 @@ class GgufFile(Metadata):
         except FileNotFoundError:
             return False
 
-    # --- the header --------------------------------------------------------------------------------------------
-
-    def _read_header(self, data: mmap.mmap) -> int:
-        """Read and check all that comes before the tensors' bytes; where these begin."""
-        cursor = Cursor(data, self.path.name)
-        keys, tensors = _read_counts(cursor)
-        super().__init__(data, self.path.name, _read_values(cursor, keys))
-        self._refuse_splits()
-        table = [_read_entry(cursor) for _ in range(tensors)]
-        alignment = self._alignment()
-        begin = -(-cursor.at // alignment) * alignment
-        _check_places(self.path.name, table, alignment, len(data) - begin)
-        self._entries: Mapping[str, _Entry] = {entry.info.name: entry for entry in table}
-        self._header_bytes = cursor.at
-        return begin
-
-    def _refuse_splits(self) -> None:
-        parts = self.integer("split.count") or 1
-        if parts > 1:
-            raise UnsupportedModel(
-                f"{self.path.name} is one of {parts} parts; Hyperlane reads whole files only:"
-                " join them first, for instance with llama.cpp's 'llama-gguf-split --merge'"
-            )
-
-    def _alignment(self) -> int:
-        alignment = self.integer("general.alignment")
-        if alignment is None:
-            return DEFAULT_ALIGNMENT
-        if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-            raise MalformedModel(
-                f"{self.path.name}: 'general.alignment' is {alignment}, not a power of two up to {MAX_ALIGNMENT}"
-            )
-        return alignment
-
 
 def _map(path: Path) -> tuple[mmap.mmap, FileState]:
     try:
@@ -218,79 +154,3 @@ def _map(path: Path) -> tuple[mmap.mmap, FileState]:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), FileState.of(path, status)
     except OSError as error:
         raise UnknownModel(f"cannot open the model file {path}: {error.strerror or error}") from error
-
-
-def _read_counts(cursor: Cursor) -> tuple[int, int]:
-    """Check magic and version; the numbers of keys and of tensors."""
-    begin = cursor.skip(4, "the magic number")
-    magic = cursor.data[begin : begin + 4]
-    if magic != b"GGUF":
-        raise MalformedModel(f"{cursor.label} is not a GGUF file: it begins with {magic!r}, not with b'GGUF'")
-    version = cursor.u32("the version")
-    if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
-        raise UnsupportedModel(f"{cursor.label} is big-endian; Hyperlane reads little-endian GGUF files only")
-    if version not in _VERSIONS:
-        raise UnsupportedModel(f"{cursor.label} is GGUF version {version}; Hyperlane reads versions 2 and 3")
-    tensors, keys = cursor.u64("the tensor count"), cursor.u64("the key count")
-    if tensors > MAX_TENSORS:
-        cursor.fail(f"the file claims {tensors} tensors, at most {MAX_TENSORS} are allowed")
-    if keys > MAX_KEYS:
-        cursor.fail(f"the file claims {keys} metadata keys, at most {MAX_KEYS} are allowed")
-    return keys, tensors
-
-
-def _read_values(cursor: Cursor, count: int) -> Mapping[str, Value]:
-    values: dict[str, Value] = {}
-    for index in range(count):
-        key = cursor.text(f"metadata key {index}", MAX_KEY_BYTES)
-        if key in values:
-            cursor.fail(f"the metadata key '{key}' is there twice")
-        values[key] = cursor.value(key)
-    return values
-
-
-def _read_entry(cursor: Cursor) -> _Entry:
-    name = cursor.text("a tensor's name", MAX_NAME_BYTES)
-    dimensions = cursor.u32(f"the number of dimensions of '{name}'")
-    if not 1 <= dimensions <= MAX_DIMENSIONS:
-        cursor.fail(f"tensor '{name}' has {dimensions} dimensions, 1 to {MAX_DIMENSIONS} are possible")
-    # The file lists the fastest-varying dimension first.
-    shape = tuple(cursor.u64(f"a dimension of '{name}'") for _ in range(dimensions))[::-1]
-    kind = _tensor_type(cursor, name, cursor.u32(f"the type of '{name}'"))
-    block, block_bytes = GGML_QUANT_SIZES[kind]
-    if 0 in shape:
-        cursor.fail(f"tensor '{name}' of shape {shape} is empty")
-    if shape[-1] % block:
-        cursor.fail(f"tensor '{name}' has rows of {shape[-1]} values, not a multiple of {kind.name}'s block of {block}")
-    # Python's integers do not overflow; whatever the product is, it is compared with the file's size.
-    info = TensorInfo(name, shape, kind.name, prod(shape) // block * block_bytes)
-    return _Entry(info, cursor.u64(f"the offset of '{name}'"))
-
-
-def _tensor_type(cursor: Cursor, name: str, number: int) -> GGMLQuantizationType:
-    try:
-        return GGMLQuantizationType(number)
-    except ValueError:
-        raise UnsupportedModel(
-            f"{cursor.label}: tensor '{name}' has the type number {number}, which is retired or newer than Hyperlane"
-        ) from None
-
-
-def _check_places(label: str, table: Sequence[_Entry], alignment: int, room: int) -> None:
-    """Every name once; every tensor aligned, within the `room` bytes of the data section, and none over another."""
-    end, before, seen = 0, "", set[str]()
-    for entry in sorted(table, key=lambda entry: entry.offset):
-        info, offset = entry.info, entry.offset
-        if info.name in seen:
-            raise MalformedModel(f"{label}: two tensors are called '{info.name}'")
-        if offset % alignment:
-            raise MalformedModel(f"{label}: tensor '{info.name}' is at offset {offset}, no multiple of {alignment}")
-        if offset + info.nbytes > room:
-            raise MalformedModel(
-                f"{label}: tensor '{info.name}' is meant to lie at bytes {offset} to {offset + info.nbytes} of the"
-                f" data, the file has {max(room, 0)} there; is it truncated?"
-            )
-        if offset < end:
-            raise MalformedModel(f"{label}: tensor '{info.name}' at offset {offset} overlaps '{before}'")
-        end, before = offset + info.nbytes, info.name
-        seen.add(info.name)

@@ -60,11 +60,19 @@ _FLOATS = frozenset({ValueType.FLOAT32, ValueType.FLOAT64})
 _INTEGERS = frozenset(_DTYPES) - _FLOATS - {ValueType.BOOL}
 
 
-class Cursor:
-    """A position in a mapped file. Every read is checked against the file's size before it happens."""
+class IncompleteHeader(MalformedModel):
+    """The file goes on where the bytes that are here end."""
 
-    def __init__(self, data: mmap.mmap, label: str) -> None:
+
+class Cursor:
+    """A position in a file. Every read is checked against the file's size before it happens.
+
+    `data` may be the file's beginning alone; then IncompleteHeader says that more is needed.
+    """
+
+    def __init__(self, data: mmap.mmap | bytes, label: str, file_bytes: int) -> None:
         self.data = data
+        self._file_bytes = file_bytes
         self.label = label
         self.at = 0
         self._items_left = MAX_ARRAY_ITEMS
@@ -77,7 +85,10 @@ class Cursor:
         """Step over `count` bytes and return where they begin."""
         begin = self.at
         if count > len(self.data) - begin:
-            self.fail(f"{what} needs {count} bytes, the file has {len(self.data) - begin} left; is it truncated?")
+            left = self._file_bytes - begin
+            if count <= left:
+                raise IncompleteHeader(f"{self.label}: {what} lies beyond the first {len(self.data)} bytes")
+            self.fail(f"{what} needs {count} bytes, the file has {left} left; is it truncated?")
         self.at = begin + count
         return begin
 
@@ -130,13 +141,20 @@ class Cursor:
         last, length_of = len(data) - 8, _U64.unpack_from
         for _ in range(count):
             if at > last:
-                self.at = min(at, len(data))
-                self.fail(f"the strings of '{key}' reach beyond the file's end")
+                self._strings_end(key, at + 8)
             at += 8 + length_of(data, at)[0]
         if at > len(data):
-            self.fail(f"the strings of '{key}' reach beyond the file's end")
+            self._strings_end(key, at)
         self.at = at
         return begin
+
+    def _strings_end(self, key: str, needed: int) -> NoReturn:
+        if needed <= self._file_bytes:
+            raise IncompleteHeader(
+                f"{self.label}: the strings of '{key}' go on beyond the first {len(self.data)} bytes"
+            )
+        self.at = min(needed, len(self.data))
+        self.fail(f"the strings of '{key}' reach beyond the file's end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +173,7 @@ class Metadata:
     another type or does not decode.
     """
 
-    def __init__(self, data: mmap.mmap, label: str, values: Mapping[str, Value]) -> None:
+    def __init__(self, data: mmap.mmap | bytes, label: str, values: Mapping[str, Value]) -> None:
         self._data = data
         self._label = label
         self._values = values

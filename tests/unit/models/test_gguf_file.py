@@ -1,3 +1,4 @@
+import hashlib
 import os
 import struct
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from gguf import GGUFWriter
 from hyperlane.errors import MalformedModel, ModelError, UnknownModel, UnsupportedModel
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.gguf_file import GgufFile
+from hyperlane.models.gguf_header import GgufHeader
+from hyperlane.models.gguf_values import IncompleteHeader
 from hyperlane.models.weights import TensorInfo, TensorSource
 from hyperlane.testing.tiny_models import byte_words, write_tiny_model
 
@@ -266,6 +269,38 @@ def test_the_fingerprint_changes_with_any_weight_and_any_metadata(tmp_path: Path
     assert len({original, weights_changed, metadata_changed}) == 3
 
 
+def test_the_fingerprint_is_the_files_own_hash_which_hubs_state_too(tiny: Path):
+    with GgufFile(tiny) as file:
+        assert file.fingerprint == hashlib.sha256(tiny.read_bytes()).hexdigest()
+
+
+class HeaderAlone(GgufHeader):
+    """A header whose weights are elsewhere."""
+
+    fingerprint = ""
+
+    def read(self, name: str):
+        raise AssertionError(name)
+
+
+def test_a_header_is_read_from_the_files_beginning_and_says_when_that_is_too_short(tiny: Path):
+    raw = tiny.read_bytes()
+    with GgufFile(tiny) as file:
+        end = file.header_bytes
+        header = HeaderAlone(raw[:end], tiny, len(raw))
+        assert header.names() == file.names()
+        assert header.strings("tokenizer.ggml.tokens") == file.strings("tokenizer.ggml.tokens")
+        for name in file.names():
+            begin = header.offset(name)
+            assert raw[begin : begin + header.info(name).nbytes] == bytes(file.read(name))
+    for length in [*range(0, 400), *range(400, end, 97), end - 1]:
+        with pytest.raises(IncompleteHeader):
+            HeaderAlone(raw[:length], tiny, len(raw))
+    with pytest.raises(MalformedModel, match="truncated") as refused:
+        HeaderAlone(raw[:end], tiny, len(raw) - 1000)
+    assert not isinstance(refused.value, IncompleteHeader)
+
+
 def test_a_tensors_digest_is_of_its_content_type_and_shape(tmp_path: Path):
     writer = GGUFWriter(tmp_path / "model.gguf", "llama")
     values = np.arange(8, dtype=np.float32)
@@ -308,11 +343,12 @@ def refuse_to_hash(*_: object) -> str:
 def test_a_second_opening_takes_the_digests_from_the_cache(aged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cache = DigestCache(tmp_path / "digests")
     with GgufFile(aged, cache) as file:
-        first = file.fingerprint
+        first, digest = file.fingerprint, file.tensor_digest("output.weight")
     monkeypatch.setattr(GgufFile, "_hash", refuse_to_hash)
+    monkeypatch.setattr("hyperlane.models.gguf_file.hashlib", None)
     with GgufFile(aged, cache) as file:
         assert file.fingerprint == first
-        assert len(file.tensor_digest("output.weight")) == 64
+        assert file.tensor_digest("output.weight") == digest
 
 
 def test_a_changed_file_is_hashed_again(aged: Path, tmp_path: Path):
