@@ -487,6 +487,8 @@ class HeadStatus:
     sent_bytes_per_token: float = 0.0
     nodes: tuple[NodeStatus, ...] = ()
     troubles: tuple[str, ...] = ()
+    losses: int = 0
+    """How many pipelines were lost since the start."""
 
 
 class TextGenerator(Protocol):

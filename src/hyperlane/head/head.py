@@ -1,7 +1,7 @@
 """`Head`: requests of one model from any thread, served by one pipeline after another.
 
 Owns the head's thread and the life of its pipelines. Knows no engine, no HTTP and no tokenizer but its words.
-Whatever happens to a pipeline, every accepted request ends exactly once.
+Whatever happens to a pipeline, every accepted request ends exactly once: it waits for the next one and goes on there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hyperlane.core import Failed, GenerationRequest, HeadStatus, ModelFacts, Plan, SamplingParams
 from hyperlane.errors import HyperlaneError, PipelineLost
+from hyperlane.head.gap import Gap
 from hyperlane.head.intake import Intake
 from hyperlane.head.loop import Loop
 from hyperlane.head.options import Counters, HeadOptions, Words
+from hyperlane.head.requests import Requests
 from hyperlane.head.scheduler import Lane
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.streams import Stream
@@ -27,13 +30,26 @@ log = logging.getLogger(__name__)
 
 NO_PIPELINE = "no pipeline is running yet; try again when the workers have loaded the model"
 STOPPED = "the head was stopped"
+LOST = "the pipeline was lost: {cause}; send the request again"
+
+SWITCH_S = 60.0
+"""How long requests wait at least when a pipeline was let go for another one."""
+
+
+class _Attached(NamedTuple):
+    """A pipeline that was handed over. `gone` is set when its ring is closed."""
+
+    loop: Loop
+    ring: Ring
+    gone: threading.Event
 
 
 class Head:
     """Serves requests with one pipeline at a time. Every method may be called from any thread.
 
-    `on_lost`: called from the head's thread with the cause when a pipeline failed, after every request has ended;
-    it may `attach` the next one. `clock`: seconds. `entropy`: a seed for a request that has none.
+    `on_lost`: called from the head's thread with the cause when a pipeline failed; it may `attach` the next one.
+    Requests wait for that for `HeadOptions.recovery_timeout_s`. `clock`: seconds. `entropy`: a seed for a request that
+    has none.
     """
 
     def __init__(
@@ -56,49 +72,62 @@ class Head:
         self._ids = itertools.count()
         self._intake = Intake(NO_PIPELINE)
         self._counters = Counters()
+        self._requests = Requests(self._intake, self._counters, clock)
         self._guard = threading.Lock()
-        self._running: Loop | None = None
+        self._nudge = threading.Event()
+        self._next: _Attached | None = None
+        self._running: _Attached | None = None
         self._last: Loop | None = None
         self._thread: threading.Thread | None = None
+        self._ending: str | None = None
         self._closed = False
 
     # --- pipelines ---------------------------------------------------------------------------------------------
 
     def attach(self, ring: Ring, plan: Plan, epoch: int) -> None:
-        """Serve with this pipeline from now on; the head closes the ring when it is done with it.
+        """Serve with this pipeline from now on, and go on with what waits; the head closes the ring when it is done.
 
         Raises:
-            RuntimeError: another pipeline is running (`detach` it first), or the head is closed.
+            RuntimeError: another pipeline is running (`pause` or `detach` it first), or the head is closed.
 
         """
         with self._guard:
-            if self._closed or self._running is not None:
+            if self._closed or self._running is not None or self._next is not None:
                 raise RuntimeError("the head is closed" if self._closed else "another pipeline is running; detach it")
-            loop = Loop(
-                ring,
-                plan,
-                epoch,
-                self.options.policy(plan),
-                intake=self._intake,
-                counters=self._counters,
-                eos_ids=self._words.eos_ids,
-                clock=self._clock,
-            )
-            self._running = self._last = loop
-            self._intake.open(ring.wake, plan.slots, self.options.queue)
-            self._thread = threading.Thread(
-                target=self._supervise, args=(loop, ring), name=f"head-epoch-{epoch}", daemon=True
-            )
-            self._thread.start()
+            policy = self.options.policy(plan)
+            loop = Loop(ring, plan, epoch, policy, requests=self._requests, eos_ids=self._words.eos_ids)
+            self._next, self._last = _Attached(loop, ring, threading.Event()), loop
+            self._intake.open(self._nudge.set, plan.slots, self.options.queue)
+            self._nudge.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="head", daemon=True)
+                self._thread.start()
+
+    def pause(self, verdict: HyperlaneError | None = None) -> None:
+        """Let the running pipeline go between two steps, its ring closed; requests wait for the next one. Idempotent.
+
+        `verdict`: what is wrong with it; it then counts as lost, and `on_lost` is told.
+        """
+        with self._guard:
+            running, unused, self._next = self._running, self._next, None
+            if running is not None:
+                running.loop.stop(verdict)
+        if unused is not None:
+            unused.ring.close()
+        if running is not None:
+            running.gone.wait()
 
     def detach(self, reason: str = STOPPED) -> None:
         """End the running pipeline: its requests fail with `reason`, its ring is closed. Idempotent."""
         with self._guard:
-            loop, thread = self._running, self._thread
-            if loop is not None:
-                self._intake.reason = reason
-                loop.stop()
-        if thread is not None and thread is not threading.current_thread():
+            thread, running = self._thread, self._running
+            if thread is None:
+                return
+            self._ending = reason
+            if running is not None:
+                running.loop.stop()
+            self._nudge.set()
+        if thread is not threading.current_thread():
             thread.join()
 
     def close(self) -> None:
@@ -106,24 +135,74 @@ class Head:
         self._closed = True
         self.detach()
 
-    def _supervise(self, loop: Loop, ring: Ring) -> None:
-        """The supervisor of the loop: whatever ends it, a bug included, no request is left waiting."""
-        cause: Exception | None = None
+    # --- the head's thread -------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """One pipeline after another, and the gaps between them, until `detach`."""
+        gap = Gap(self._requests, (), 0.0, None)
+        while (attached := self._await(gap)) is not None:
+            attached.loop.take_over(gap.end())
+            cause = self._run(attached.loop)
+            gap = self._let_go(attached, cause)
+            self._counters.losses += cause is not None
+            if cause is not None and self._on_lost is not None:
+                self._on_lost(cause)
+        with self._guard:
+            reason, self._ending, self._thread = self._ending or STOPPED, None, None
+            late = self._requests.shut(reason)
+        self._requests.fail([*gap.end(), *late], reason, None)
+
+    def _await(self, gap: Gap) -> _Attached | None:
+        """The next pipeline; None after `detach`. Requests wait for it meanwhile."""
+        while True:
+            self._nudge.clear()
+            wait_s = gap.tend()
+            with self._guard:
+                attached, self._next = self._next, None
+                if self._ending is not None:
+                    if attached is not None:
+                        attached.ring.close()
+                    return None
+                if attached is not None:
+                    self._running = attached
+                    self._intake.open(attached.ring.wake, attached.loop.plan.slots, self.options.queue)
+                    attached.ring.wake()  # for what came just before
+                    return attached
+            self._nudge.wait(wait_s)
+
+    def _run(self, loop: Loop) -> Exception | None:
+        """The supervisor of the loop. What ended it, a bug included; None if it was told to stop."""
         try:
             loop.run()
         except HyperlaneError as error:
-            cause = error
+            loop.publish()
+            return error
         except Exception as error:
             log.exception("the head's loop failed")
-            cause = error
-        reason = self._intake.reason if cause is None else f"the pipeline was lost: {cause}; send the request again"
+            return error
+        return None
+
+    def _let_go(self, attached: _Attached, cause: Exception | None) -> Gap:
+        """Close a pipeline's ring and keep its requests; where nothing will follow they end now."""
+        patience_s = self._patience_s(cause)
+        left = attached.loop.left()
         with self._guard:
-            late = self._intake.shut(reason)
             self._running = None
-            ring.close()
-        loop.give_up(reason, cause, late)
-        if cause is not None and self._on_lost is not None:
-            self._on_lost(cause)
+            if patience_s:
+                self._intake.open(self._nudge.set, attached.loop.plan.slots, self.options.queue)
+            else:
+                left += self._requests.shut(LOST.format(cause=cause))
+            attached.ring.close()
+        gap = Gap(self._requests, left, patience_s, cause)
+        gap.tend()
+        attached.gone.set()
+        return gap
+
+    def _patience_s(self, cause: Exception | None) -> float:
+        if cause is None:
+            return max(self.options.recovery_timeout_s, SWITCH_S)
+        # A bug would meet the same request again.
+        return self.options.recovery_timeout_s if isinstance(cause, HyperlaneError) else 0.0
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -177,8 +256,8 @@ class Head:
 
     def ready(self) -> bool:
         """Whether a real token went through every stage of the running plan."""
-        loop = self._running
-        return loop is not None and loop.proved
+        running = self._running
+        return running is not None and running.loop.proved
 
     def status(self) -> HeadStatus:
         """What the head knows of itself now.
@@ -210,4 +289,5 @@ class Head:
             uptime_s=self._clock() - self._started_s,
             hop_us=loop.timings.hop_us,
             sent_bytes_per_token=loop.timings.sent_bytes_per_token,
+            losses=counters.losses,
         )

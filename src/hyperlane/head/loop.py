@@ -6,14 +6,13 @@ Owns what dies with a pipeline: its ring, its lanes, its frames in flight. Knows
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import NamedTuple
 
 from hyperlane.core import Failed, Finished, FinishReason, Plan
-from hyperlane.errors import EngineFault, HyperlaneError, PipelineLost
+from hyperlane.errors import EngineFault, HyperlaneError
 from hyperlane.head.frames import Departure, step_frame
-from hyperlane.head.intake import Intake
-from hyperlane.head.options import Counters
+from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
 from hyperlane.head.scheduler import Lanes, Policy, schedule
 from hyperlane.head.sequence import Sequence
@@ -33,9 +32,9 @@ class _News(NamedTuple):
 
 
 class Loop:
-    """Serves the requests of an intake with one pipeline until that fails or `stop` is called.
+    """Serves a head's requests with one pipeline until that fails or `stop` is called.
 
-    `run` and `give_up` are called by one thread; the other methods and the attributes may be used from any.
+    `run`, `left` and `publish` are called by one thread; the other methods and the attributes may be used from any.
     """
 
     def __init__(
@@ -45,10 +44,8 @@ class Loop:
         epoch: int,
         policy: Policy,
         *,
-        intake: Intake,
-        counters: Counters,
+        requests: Requests,
         eos_ids: Collection[int],
-        clock: Callable[[], float],
     ) -> None:
         self.plan = plan
         self.epoch = epoch
@@ -57,31 +54,37 @@ class Loop:
         """A token came through every stage."""
         self._ring = ring
         self._policy = policy
-        self._intake = intake
-        self._counters = counters
+        self._requests = requests
+        self._counters = requests.counters
+        self._clock = requests.clock
         self._eos_ids = eos_ids
-        self._clock = clock
         self._lanes = Lanes(plan.slots)
         self._sequences: dict[int, Sequence] = {}
         self._departures: deque[Departure] = deque()
         self._news: list[_News] = []
         self._stopping = False
+        self._verdict: HyperlaneError | None = None
 
     @property
     def active(self) -> int:
         """Requests that have a slot."""
         return len(self._lanes.running)
 
-    def stop(self) -> None:
-        """Make `run` return. The caller keeps the ring open until it has."""
-        self._stopping = True
+    def stop(self, verdict: HyperlaneError | None = None) -> None:
+        """Make `run` return between two steps, or raise the verdict. The caller keeps the ring open until it has."""
+        self._verdict, self._stopping = verdict, True
         self._ring.wake()
+
+    def take_over(self, carried: Collection[Sequence]) -> None:
+        """Before `run`: compute these again, and go on with them. The first ones have the first slots."""
+        for sequence in carried:
+            self._queue(sequence)
 
     def run(self) -> None:
         """Serve. A token is committed, the next frames leave, and only then its text is made and told.
 
         Raises:
-            HyperlaneError: the ring failed, or a stage did.
+            HyperlaneError: the ring failed, or a stage did, or what `stop` was told.
 
         """
         while not self._stopping:
@@ -93,22 +96,20 @@ class Loop:
                 frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch)
                 self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
                 self._ring.send(frame)
-            self._publish()
+            self.publish()
+        if self._verdict is not None:
+            raise self._verdict
 
-    def give_up(self, reason: str, cause: Exception | None, late: Collection[Sequence]) -> None:
-        """Tell what was committed, then fail all others and `late`. Nobody is left waiting, whatever the cause was.
+    def left(self) -> list[Sequence]:
+        """The requests that have not ended, for another pipeline or none: each holds all of its tokens.
 
-        A recovery would keep the sequences instead: each holds all of its tokens.
+        Those with a slot come first, the shortest first.
         """
-        if cause is None or isinstance(cause, HyperlaneError):
-            self._publish()
-        left = [*(news.sequence for news in self._news), *self._sequences.values(), *late]
-        self._counters.admitted += len(late)
-        for sequence in left:
-            if not sequence.ended:
-                error = PipelineLost(reason)
-                error.__cause__ = cause
-                self._end(sequence, Failed(error))
+        untold = [news.sequence for news in self._news if news.reason is not None]
+        running = [self._sequences[lane] for lane in self._lanes.running]
+        waiting = [self._sequences[lane.id] for lane in self._lanes.waiting]
+        self._lanes = Lanes(self.plan.slots)
+        return [*untold, *sorted(running, key=lambda sequence: len(sequence.tokens)), *waiting]
 
     def _patience_s(self) -> float | None:
         """Look at once when publishing has freed a slot that somebody waits for, else wait for a frame or a request."""
@@ -140,7 +141,7 @@ class Loop:
             return
         self.proved = True
         if choice is None:
-            self._lanes.ask_again(sequence.lane)
+            sequence.lane.ask_again()
             self._counters.logits_refetched += 1
             return
         sequence.append(choice.token, now_s)
@@ -159,21 +160,22 @@ class Loop:
 
     def _take_in(self) -> None:
         """New requests queue up, cancelled ones end, and free slots go to those that wait longest."""
-        arrived, cancelled = self._intake.drain()
+        arrived, cancelled = self._requests.take_in()
         for sequence in arrived:
-            self._sequences[sequence.lane.id] = sequence
-            self._lanes.waiting.append(sequence.lane)
-            self._counters.admitted += 1
-            self._counters.prompt_tokens += len(sequence.request.prompt)
+            self._queue(sequence)
         for lane_id in cancelled:
             if (gone := self._sequences.get(lane_id)) is not None:
                 self._end(gone, gone.finished(FinishReason.CANCELLED))
         for lane in self._lanes.admit():
-            self._sequences[lane.id].admitted_s = self._clock()
+            self._sequences[lane.id].admit(self._clock())
+
+    def _queue(self, sequence: Sequence) -> None:
+        self._sequences[sequence.lane.id] = sequence
+        self._lanes.waiting.append(sequence.lane)
 
     # --- publish -----------------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Text, events and ends, while the stages compute. The end-of-sequence token itself is not told."""
         for sequence, choice, reason in self._news:
             if sequence.ended:
@@ -192,6 +194,4 @@ class Loop:
     def _end(self, sequence: Sequence, event: Finished | Failed) -> None:
         """The request's last event, exactly once."""
         self._release(sequence)
-        self._counters.ended += 1
-        self._intake.ended(self._clock() - sequence.submitted_s)
-        sequence.end(event)
+        self._requests.end(sequence, event)

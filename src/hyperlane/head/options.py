@@ -29,7 +29,8 @@ class HeadOptions:
 
     `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: see `scheduler.Policy`.
     `queue`: requests that may wait for a slot. `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together.
-    `decode_groups`: P; see `scheduler.Policy`.
+    `decode_groups`: P; see `scheduler.Policy`. `recovery_timeout_s`: how long requests wait for the next pipeline when
+    one was lost; 0: they fail at once.
     """
 
     max_step_tokens: int = 128
@@ -39,6 +40,7 @@ class HeadOptions:
     bytes_in_flight: int = 64 << 20
     decode_groups: int | None = None
     min_group_rows: int = 2
+    recovery_timeout_s: float = 0.0
 
     def policy(self, plan: Plan) -> Policy:
         """The scheduler's limits for a plan."""
@@ -65,3 +67,4 @@ class Counters:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logits_refetched: int = 0
+    losses: int = 0

@@ -40,13 +40,19 @@ class Policy:
         return min(self.prompt_chunk, max(1, self.max_step_tokens * 3 // 4))
 
     def next_count(self, lane: Lane) -> int:
-        """How many of a lane's pending tokens its next row takes: up to the next multiple of the chunk."""
-        return min(lane.length - lane.sent, self.chunk - lane.sent % self.chunk)
+        """How many of a lane's pending tokens its next row takes: of a prompt up to the next multiple of the chunk."""
+        if lane.sent >= lane.prompt:
+            return 1
+        return min(lane.prompt - lane.sent, self.chunk - lane.sent % self.chunk)
 
 
 @dataclass(slots=True)
 class Lane:
-    """One sequence as the scheduler sees it: how many tokens it has, and how many positions have left in frames."""
+    """One sequence as the scheduler sees it: how many tokens it has, and how many positions have left in frames.
+
+    Attention over one token is other arithmetic than over several. So that a lane that starts anew on another pipeline
+    comes to the same bits, its prompt goes in the same chunks as before and the answer's tokens one by one.
+    """
 
     id: int
     prompt: int
@@ -57,6 +63,35 @@ class Lane:
     """Its next token takes the whole logits."""
     served: int = -1
     """The step in which it last had a row."""
+    twice: bool = False
+    """Its prompt's last position was computed a second time, alone."""
+    again: bool = False
+    """It starts anew, and that is still to be done."""
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether tokens of its answer are computed again: the next ones are known."""
+        return self.sent >= self.prompt and self.length - self.sent > 1
+
+    def restart(self) -> None:
+        """Another pipeline takes it over, which holds none of its positions."""
+        self.sent, self.slot, self.served = 0, -1, -1
+        self.again = self.twice
+
+    def wants(self, end: int) -> bool:
+        """Whether the token after position `end` − 1 is asked for."""
+        return end == self.length and not self.again
+
+    def moved(self, end: int) -> None:
+        """The positions before `end` have left."""
+        self.sent = end
+        if self.again and end >= self.prompt:
+            self.sent, self.again = self.prompt - 1, False
+
+    def ask_again(self) -> None:
+        """The answer did not decide: the last position is computed once more, for whole logits."""
+        self.sent, self.whole = self.length - 1, True
+        self.twice |= self.sent < self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +107,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The rows of one frame. No lane has two. `whole_logits`: all rows want them, else none does."""
+    """The rows of one frame. No lane has two. `whole_logits`: all rows want them, else none does.
+
+    `decode_rows`: rows of one token that ask for the next one.
+    """
 
     shares: tuple[Share, ...]
     whole_logits: bool
@@ -123,7 +161,7 @@ class Lanes:
         flight = Flight(self.steps, plan)
         for share in plan.shares:
             lane = self.running[share.lane]
-            lane.sent = share.start + share.count
+            lane.moved(share.start + share.count)
             lane.served = self.steps
         self.steps += 1
         self.flights.append(flight)
@@ -150,11 +188,6 @@ class Lanes:
         lane.length += 1
         lane.whole = whole
 
-    def ask_again(self, lane: Lane) -> None:
-        """The answer did not decide: the last position is computed once more, for whole logits."""
-        lane.sent = lane.length - 1
-        lane.whole = True
-
     def end(self, lane: Lane) -> None:
         """The lane is served, or given up."""
         if self.running.pop(lane.id, None) is None:
@@ -168,6 +201,7 @@ def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:
 
     - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
       flight when every group keeps `min_group_rows`; a lane that was served longest ago goes first.
+    - Answers that are replayed have a row in every frame: they wait for no answer.
     - What is left of the token budget goes to chunks of prompts, whole ones. Every other frame starts with the
       oldest prompt, so that none starves, the others with the one that has least left, so that a short one does not
       wait for a long one. Chunks of one prompt follow each other without waiting. Decode rows leave room for one
@@ -177,7 +211,7 @@ def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:
     if len(lanes.flights) >= policy.max_frames:
         return None
     ready = [lane for lane in lanes.running.values() if lane.length > lane.sent]
-    whole = [lane for lane in ready if lane.whole and lane.length - lane.sent == policy.next_count(lane)]
+    whole = [lane for lane in ready if lane.whole and lane.wants(lane.sent + policy.next_count(lane))]
     if not whole:
         return _plan_rows(lanes, policy, ready)
     others = [lane for lane in ready if lane not in whole]
@@ -193,15 +227,17 @@ def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane]) -> StepPlan 
 
 
 def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy) -> list[Lane]:
-    """The decode rows that may leave now."""
-    decoding = sum(lane.sent >= lane.prompt for lane in lanes.running.values())
+    """The rows of one token that may leave now."""
+    decoding = sum(lane.sent >= lane.prompt and not lane.is_replayed for lane in lanes.running.values())
     groups = max(1, min(policy.decode_groups, decoding // policy.min_group_rows))
-    if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) >= groups:
-        return []
-    waiting = [lane for lane in ready if lane.sent >= lane.prompt]
-    has_prompts = len(waiting) < len(ready)
+    one_by_one = [lane for lane in ready if lane.sent >= lane.prompt]
+    replayed = [lane for lane in one_by_one if lane.is_replayed]
+    has_prompts = len(one_by_one) < len(ready)
     budget = policy.max_step_tokens - (policy.chunk if has_prompts else 0)
-    return _by_wait(waiting)[: min(-(-decoding // groups), budget)]
+    if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) >= groups:
+        return replayed[:budget]
+    waiting = [lane for lane in one_by_one if not lane.is_replayed]
+    return [*_by_wait(waiting)[: -(-decoding // groups)], *replayed][:budget]
 
 
 def _by_wait(lanes: list[Lane]) -> list[Lane]:
@@ -219,14 +255,14 @@ def _fill(
 ) -> StepPlan | None:
     """Rows in the given order until the budget is used; None when there are none, or not the bytes for them."""
     left = policy.max_step_tokens
-    shares = [Share(lane.id, lane.slot, lane.sent, 1, wanted=True) for lane in decodes]
+    shares = [Share(lane.id, lane.slot, lane.sent, 1, lane.wants(lane.sent + 1)) for lane in decodes]
+    decode_rows = sum(share.wanted for share in shares)
     left -= len(shares)
     for lane in prompts:
         count = policy.next_count(lane)
         if count > left:
             continue
-        wanted = lane.sent + count == lane.length
-        shares.append(Share(lane.id, lane.slot, lane.sent, count, wanted))
+        shares.append(Share(lane.id, lane.slot, lane.sent, count, lane.wants(lane.sent + count)))
         left -= count
     if not shares:
         return None
@@ -234,4 +270,4 @@ def _fill(
     size += policy.logits_bytes * len(shares) if whole_logits else 0
     if lanes.flights and lanes.bytes + size > policy.max_bytes:
         return None
-    return StepPlan(tuple(shares), whole_logits, len(decodes), size)
+    return StepPlan(tuple(shares), whole_logits, decode_rows, size)

@@ -35,6 +35,7 @@ class Sequence:
         "_assembler",
         "_history",
         "_last_s",
+        "_lost_s",
         "_token_bytes",
         "_vocab",
         "admitted_s",
@@ -43,6 +44,8 @@ class Sequence:
         "first_s",
         "lane",
         "limit",
+        "paused_s",
+        "replays",
         "request",
         "seed",
         "stream",
@@ -77,6 +80,24 @@ class Sequence:
         lane.whole = self.ask.whole_logits
         self.submitted_s = submitted_s
         self.admitted_s = self.first_s = self._last_s = submitted_s
+        self._lost_s: float | None = None
+        self.paused_s = 0.0
+        """Seconds between the loss of a pipeline and the next token, of all losses together."""
+        self.replays = 0
+        """How often it was carried to another pipeline since its last token."""
+
+    def admit(self, now_s: float) -> None:
+        """It has a slot; the first time counts."""
+        if self.admitted_s == self.submitted_s:
+            self.admitted_s = now_s
+
+    def carry(self, now_s: float) -> None:
+        """Its pipeline is gone. All of its tokens are here, so that the next one can compute it again."""
+        if self.lane.slot >= 0:
+            self.replays += 1
+        if self._lost_s is None:
+            self._lost_s = now_s
+        self.lane.restart()
 
     @property
     def generated(self) -> int:
@@ -103,6 +124,9 @@ class Sequence:
         if not self.generated:
             self.first_s = now_s
         self._last_s = now_s
+        if self._lost_s is not None:
+            self.paused_s += now_s - self._lost_s
+            self._lost_s, self.replays = None, 0
         self.tokens.append(token)
         history, touched = self._history, self._history.touched
         history.add(token)

@@ -89,13 +89,15 @@ class HeadService:
         return self._head.ready()
 
     def attach(self, ring: Ring, plan: Plan, epoch: int, warm_up_timeout_s: float = 60.0) -> None:
-        """Serve with this pipeline from now on, in place of one that runs, and prove it with a token; blocks for that.
+        """Serve with this pipeline from now on, and prove it with a token; blocks for that.
+
+        Requests of one that ran before go on with this one.
 
         Raises:
             HyperlaneError: no token came through; the pipeline stays attached unless its ring failed.
 
         """
-        self._head.detach("the head changes to another plan; send the request again")
+        self._head.pause()
         self._head.attach(ring, plan, epoch)
         self._head.warm_up(warm_up_timeout_s)
 

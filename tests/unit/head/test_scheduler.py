@@ -100,11 +100,54 @@ def test_lanes_that_decode_apart_come_together_again():
     assert len(send_all(lanes, Policy(max_frames=4))[0].shares) == 2
 
 
+@pytest.mark.parametrize("asks_again", [False, True])
+@pytest.mark.parametrize("prompt", [1, 2, 16, 17, 18, 40])
+def test_a_lane_that_starts_anew_has_the_same_pieces_again(prompt, asks_again):
+    policy = Policy(max_step_tokens=24, prompt_chunk=16, max_frames=4)
+    lanes = lanes_with(prompt)
+    one = lanes.running[0]
+    first = _pieces_of(lanes, policy, until=prompt)
+    if asks_again:
+        one.ask_again()
+        first += _pieces_of(lanes, policy, until=prompt)
+    one.length = prompt + 5
+    first += _pieces_of(lanes, policy, until=prompt + 5)
+    one.restart()
+    lanes = Lanes(8)
+    lanes.waiting.append(one)
+    lanes.admit()
+    assert _pieces_of(lanes, policy, until=prompt + 5) == first
+
+
+def _pieces_of(lanes: Lanes, policy: Policy, until: int) -> list[tuple[int, int]]:
+    """What leaves of the only lane; answers come back and say nothing."""
+    pieces = []
+    while lanes.running[0].sent < until or lanes.flights:
+        for plan in send_all(lanes, policy):
+            pieces += [(share.start, share.count) for share in plan.shares]
+        lanes.arrive(lanes.flights[0].step)
+    return pieces
+
+
+def test_answers_are_replayed_without_waiting_and_others_decode_meanwhile():
+    lanes = decoding(1)
+    lanes.waiting.append(Lane(7, 1, 4))
+    lanes.admit()
+    plans = send_all(lanes, Policy(max_frames=10))
+    assert [rows(plan) for plan in plans] == [
+        [(0, 1, 1, True), (7, 0, 1, False)],
+        [(7, 1, 1, False)],
+        [(7, 2, 1, False)],
+    ]
+    come_back(lanes)
+    assert rows(schedule(lanes, Policy(max_frames=10))) == [(0, 2, 1, True), (7, 3, 1, True)]
+
+
 def test_a_lane_that_must_ask_again_repeats_its_position_in_a_frame_of_its_own():
     lanes = decoding(2)
     lanes.depart(schedule(lanes, Policy()))
     lanes.arrive(lanes.flights[0].step)
-    lanes.ask_again(lanes.running[0])
+    lanes.running[0].ask_again()
     lanes.grow(lanes.running[1], whole=False)
     first, second = send_all(lanes, Policy(max_frames=2))
     assert first.whole_logits
@@ -259,7 +302,7 @@ def test_every_lane_is_served_and_no_rule_is_broken(data):
             if not share.wanted or one is None:
                 continue
             if not flight.plan.whole_logits and chance.random() < 0.1:
-                lanes.ask_again(one)
+                one.ask_again()
                 continue
             lanes.grow(one, whole=chance.random() < 0.05)
             if one.length - one.prompt >= targets[one.id]:

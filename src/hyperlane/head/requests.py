@@ -1,0 +1,57 @@
+"""The requests of a head, whichever pipeline serves them: taken in, counted, and ended exactly once.
+
+Knows no pipeline and no slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from hyperlane.core import Failed, Finished, FinishReason
+from hyperlane.errors import PipelineLost
+from hyperlane.head.intake import Intake
+from hyperlane.head.options import Counters
+from hyperlane.head.sequence import Sequence
+
+
+class Requests:
+    """What outlives a pipeline: the intake, what is counted, and the clock (seconds). Used by the head's thread."""
+
+    def __init__(self, intake: Intake, counters: Counters, clock: Callable[[], float]) -> None:
+        self.intake = intake
+        self.counters = counters
+        self.clock = clock
+
+    def take_in(self) -> tuple[list[Sequence], list[int]]:
+        """What has arrived since the last call, and which lanes were cancelled."""
+        arrived, cancelled = self.intake.drain()
+        self._admit(arrived)
+        return arrived, cancelled
+
+    def shut(self, reason: str) -> list[Sequence]:
+        """Accept no more, for this reason; what had arrived."""
+        late = self.intake.shut(reason)
+        self._admit(late)
+        return late
+
+    def _admit(self, sequences: Collection[Sequence]) -> None:
+        self.counters.admitted += len(sequences)
+        self.counters.prompt_tokens += sum(len(sequence.request.prompt) for sequence in sequences)
+
+    def end(self, sequence: Sequence, event: Finished | Failed) -> None:
+        """The request's last event."""
+        self.counters.ended += 1
+        self.intake.ended(self.clock() - sequence.submitted_s)
+        sequence.end(event)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Nobody reads it any more."""
+        self.end(sequence, sequence.finished(FinishReason.CANCELLED))
+
+    def fail(self, sequences: Collection[Sequence], reason: str, cause: Exception | None) -> None:
+        """End all that have not ended, each with an error of its own."""
+        for sequence in sequences:
+            if not sequence.ended:
+                error = PipelineLost(reason)
+                error.__cause__ = cause
+                self.end(sequence, Failed(error))

@@ -1,0 +1,210 @@
+"""A pipeline is lost, or let go, in the middle of answers: the next one computes them again and nobody sees it.
+
+The engines' arithmetic is another one for a row of one token than for a row of several, as attention's is: so an answer
+is the undisturbed one only if every position is computed again as it was the first time.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from hyperlane.core import Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TextDelta
+from hyperlane.errors import EngineFault, PipelineLost
+from hyperlane.head.gap import MAX_REPLAYS
+from hyperlane.head.head import Head
+from hyperlane.head.options import HeadOptions
+from hyperlane.testing.byte_tokenizer import ByteTokenizer
+from hyperlane.testing.engine_ring import engine_ring
+from hyperlane.testing.fake_engine import FakeEngine, FakeFaults
+from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
+
+FACTS = toy_facts()
+PATIENT = HeadOptions(max_step_tokens=16, prompt_chunk=8, recovery_timeout_s=60.0)
+GREEDY = SamplingParams(temperature=0.0)
+ASKED = (
+    (b"greedy", GREEDY),
+    (b"a longer prompt of several chunks that is seeded", SamplingParams(seed=3)),
+    (b"hot: whole logits are asked for", SamplingParams(seed=4, temperature=1.8)),
+    (b"17 bytes, no more", SamplingParams(seed=5, temperature=1.8)),
+    (b"penalties", SamplingParams(seed=6, presence_penalty=1.0, frequency_penalty=0.5, repetition_penalty=1.2)),
+    (b"logprobs", SamplingParams(temperature=0.0, logprobs=2)),
+    (b"x", SamplingParams(seed=7, temperature=1.8)),
+)
+
+
+class PickyEngine(FakeEngine):
+    """A row of one token leaves other KV entries than a row of several, however many stages there are."""
+
+    def _states(self, rows):
+        states = super()._states(rows)
+        alone = [row.count == 1 and self._spec.is_first for row in rows for _ in range(row.count)]
+        return [state ^ is_alone for state, is_alone in zip(states, alone, strict=True)]
+
+
+class Cluster:
+    """Pipelines that wait to be attached, one after the other; each faults in the step that is programmed for it."""
+
+    def __init__(self, options: HeadOptions = PATIENT) -> None:
+        self.head = Head(FACTS, ByteTokenizer(), options, on_lost=self._lost)
+        self.losses: list[Exception] = []
+        self.told = threading.Event()
+        self.next_faults: list[int | None] = []
+        self.epoch = 0
+        self._parts = ExitStack()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.head.close()
+        self._parts.close()
+
+    def attach(self, raises_at: int | None = None, stages: int = 2) -> None:
+        self.epoch += 1
+        plan = toy_plan(FACTS, stages, slots=4)
+        specs = toy_specs(plan, self.epoch, max_step_tokens=16)
+        faults = [FakeFaults(raises_at=raises_at if spec.is_last else None) for spec in specs]
+        engines = [PickyEngine(spec, faults=fault) for spec, fault in zip(specs, faults, strict=True)]
+        self.head.attach(self._parts.enter_context(engine_ring(specs, engines)), plan, self.epoch)
+
+    def _lost(self, cause: Exception) -> None:
+        self.losses.append(cause)
+        if self.next_faults:
+            self.attach(self.next_faults.pop(0), stages=1 + self.epoch % 3)
+        self.told.set()
+
+    def submit(self, prompt: bytes, params: SamplingParams = GREEDY, count: int | None = 30, **fields):
+        return self.head.submit(
+            GenerationRequest("r", tuple(prompt), params, max_tokens=count, ignore_eos=True, **fields)
+        )
+
+    def answers(self) -> list[tuple]:
+        """All that the readers of the requests are told, but times; piece by piece or together is the same."""
+        return [told(stream) for stream in [self.submit(prompt, params) for prompt, params in ASKED]]
+
+
+def told(stream) -> tuple:
+    *deltas, last = stream
+    assert all(isinstance(delta, TextDelta) for delta in deltas)
+    assert isinstance(last, Finished), last
+    tokens = [token for delta in deltas for token in delta.tokens]
+    logprobs = [choice for delta in deltas for choice in delta.logprobs]
+    return tokens, "".join(delta.text for delta in deltas), logprobs, last.reason, last.usage
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[tuple]:
+    with Cluster() as cluster:
+        cluster.attach()
+        return cluster.answers()
+
+
+@pytest.mark.parametrize("first", range(0, 60, 3))
+def test_a_pipeline_that_is_lost_in_any_step_changes_no_answer(undisturbed, first):
+    with Cluster() as cluster:
+        cluster.next_faults = [first // 2, first + 7, None]
+        cluster.attach(raises_at=first)
+        assert cluster.answers() == undisturbed
+        assert len(cluster.losses) == 3
+        status = cluster.head.status()
+    assert all(isinstance(cause, EngineFault) for cause in cluster.losses)
+    assert (status.requests_admitted, status.requests_ended) == (len(ASKED), len(ASKED))
+    assert (status.losses, status.active, status.queued) == (3, 0, 0)
+    assert status.completion_tokens == 30 * len(ASKED)
+
+
+def test_whole_logits_are_asked_for_in_these_tests():
+    with Cluster() as cluster:
+        cluster.attach()
+        cluster.answers()
+        assert cluster.head.status().logits_refetched > 10
+
+
+def test_another_pipeline_takes_over_between_two_steps(undisturbed):
+    with Cluster() as cluster:
+        cluster.attach(stages=2)
+        streams = [cluster.submit(prompt, params) for prompt, params in ASKED]
+        begun = []
+        for stages in (1, 4, 3):
+            begun += next(streams[0]).tokens
+            cluster.head.pause()
+            assert not cluster.head.ready()
+            cluster.attach(stages=stages)
+        (tokens, *_), *others = [told(stream) for stream in streams]
+        assert begun + tokens == undisturbed[0][0]
+        assert others == undisturbed[1:]
+        assert cluster.losses == []
+        assert cluster.head.status().losses == 0
+
+
+def test_a_pause_with_a_verdict_is_a_loss(undisturbed):
+    with Cluster() as cluster:
+        cluster.attach()
+        cluster.next_faults = [None]
+        stream = cluster.submit(*ASKED[1])
+        cluster.head.pause(PipelineLost("a worker does not answer"))
+        assert told(stream) == undisturbed[1]
+        assert [str(loss) for loss in cluster.losses] == ["a worker does not answer"]
+
+
+def test_requests_that_come_while_there_is_no_pipeline_wait_for_one(undisturbed):
+    with Cluster() as cluster:
+        cluster.attach(raises_at=0)
+        first = cluster.submit(*ASKED[0])
+        assert cluster.told.wait(30)
+        second = cluster.submit(*ASKED[1])
+        assert cluster.head.status().queued == 2
+        cluster.attach()
+        assert [told(first), told(second)] == undisturbed[:2]
+
+
+def test_a_request_that_is_cancelled_meanwhile_ends_at_once():
+    with Cluster() as cluster:
+        cluster.attach(raises_at=0)
+        streams = [cluster.submit(b"carried")]
+        assert cluster.told.wait(30)
+        streams.append(cluster.submit(b"came later"))
+        for stream in streams:
+            stream.cancel()
+            *_, last = stream
+            assert last.reason is FinishReason.CANCELLED
+        assert cluster.head.status().requests_ended == 2
+
+
+def test_requests_give_up_when_no_pipeline_comes():
+    with Cluster(HeadOptions(max_step_tokens=16, recovery_timeout_s=0.05)) as cluster:
+        cluster.attach(raises_at=3)
+        ends = [list(cluster.submit(b"patient"))[-1] for _ in range(2)]
+        for end in ends:
+            assert isinstance(end, Failed)
+            assert isinstance(end.error, PipelineLost)
+            assert "a programmed fault in step 3" in str(end.error)
+            assert "within 0.05 s" in str(end.error)
+        cluster.attach()
+        assert isinstance(list(cluster.submit(b"later"))[-1], Finished)
+
+
+def test_a_request_that_every_pipeline_fails_of_ends_in_the_end():
+    with Cluster() as cluster:
+        cluster.next_faults = [1] * MAX_REPLAYS + [None]
+        cluster.attach(raises_at=1)
+        (*_, last) = cluster.submit(b"a prompt of more than two chunks", count=3)
+        assert isinstance(last, Failed)
+        assert f"{MAX_REPLAYS} pipelines were lost" in str(last.error)
+        assert isinstance(list(cluster.submit(b"another"))[-1], Finished)
+
+
+def test_closing_ends_those_that_wait():
+    with Cluster() as cluster:
+        cluster.attach(raises_at=0)
+        stream = cluster.submit(b"waits")
+        assert cluster.told.wait(30)
+        cluster.head.close()
+        (last,) = stream
+        assert isinstance(last, Failed)
+        assert "stopped" in str(last.error)
+        with pytest.raises(PipelineLost, match="stopped"):
+            cluster.submit(b"late")
