@@ -132,6 +132,23 @@ class ServeConfig(_Checked):
     memory: int | None = _setting(
         None, values.size, "bytes that each local worker may use; unset: what is free, divided among them"
     )
+    optimize: str = _setting(
+        "latency",
+        values.one_of("latency", "throughput"),
+        "what the plan is best at: latency, the time per token of one stream, or throughput, tokens per second of many",
+    )
+    use: str | None = _setting(
+        None,
+        values.one_of("all", "best"),
+        "which workers take part: all, or the best of them; unset: all if they were named or numbered, the best of "
+        "those that were found",
+    )
+    layers: tuple[str, ...] = _setting(
+        (),
+        values.texts,
+        "a placement by hand, NODE=a:b for each stage: layers a to b - 1 on that worker, NODE its name or address; "
+        "local0, local1, … are this machine's own workers",
+    )
     connect_timeout_s: float = _setting(10.0, values.seconds, "seconds until a worker that does not answer is given up")
     load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
     paths: Paths = field(default_factory=Paths)
@@ -147,6 +164,11 @@ class ServeConfig(_Checked):
         if self.local_workers is not None:
             return self.local_workers
         return 0 if self.workers else 1
+
+    @property
+    def uses_all(self) -> bool:
+        """Whether no worker is to be left out of the plan."""
+        return self.use == "all" or (self.use is None and bool(self.workers or self.local_workers is not None))
 
     def local_threads(self, cores: int) -> int:
         """Compute threads of each local worker on a machine with so many usable cores."""

@@ -230,14 +230,37 @@ class StagePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a plan was expected to do when it was made, from what was measured. Seconds, tokens per second.
+
+    `token_s`: per token of one stream; `stages_s`: what each stage computes of that. `ttft_s`: until the first token of
+    `prompt_tokens` on an idle pipeline. `many_rate`: of `streams` streams together, split into `groups` groups, with
+    `frames` frames in flight at most.
+    """
+
+    token_s: float
+    ttft_s: float
+    prompt_tokens: int
+    many_rate: float
+    streams: int
+    groups: int
+    frames: int
+    stages_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The ordered stages, the precision of the P + 1 links of the ring, KV slots and context (tokens a slot)."""
+    """The ordered stages, the precision of the P + 1 links of the ring, KV slots and context (tokens a slot).
+
+    `prediction`: None for a plan that was made without measurements.
+    """
 
     model: ModelFacts
     stages: tuple[StagePlan, ...]
     slots: int
     context: int
     precisions: tuple[Precision, ...]
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +483,22 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Achieved:
+    """What the running plan did of late, to be held against its prediction; 0: nothing of the kind was seen.
+
+    `token_s`: seconds per token of a stream that was alone. `many_rate`: tokens per second of `streams` streams that
+    decoded together, the most that were seen. `ttft_s`: of the last request that was alone, from getting a slot to its
+    first token; its prompt had `prompt_tokens`.
+    """
+
+    token_s: float = 0.0
+    many_rate: float = 0.0
+    streams: int = 0
+    ttft_s: float = 0.0
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HeadStatus:
     """What the head knows of itself now. Counters count since the start. `ready`: see `TextGenerator.ready`.
 
@@ -489,6 +528,7 @@ class HeadStatus:
     troubles: tuple[str, ...] = ()
     losses: int = 0
     """How many pipelines were lost since the start."""
+    achieved: Achieved = field(default_factory=Achieved)
 
 
 class TextGenerator(Protocol):

@@ -22,18 +22,21 @@ from hyperlane.cluster.discovery.around import Surroundings
 from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
-from hyperlane.cluster.placement import ProportionalPlanner
+from hyperlane.cluster.planner.facts import Objective
+from hyperlane.cluster.planning import Outlook, Planning, Wishes
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.opening import OpenDoor
+from hyperlane.cluster.wanted import Use, context_of, wanted
 from hyperlane.cluster.weights import holds_model, open_weights
 from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
 from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
-from hyperlane.core import Address, HeadStatus, ModelFacts, Plan, StageSpec
+from hyperlane.core import Address, HeadStatus, Plan, StageSpec
 from hyperlane.errors import ConfigError
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
+from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
 from hyperlane.models import catalogue
 from hyperlane.models.chat_template import ChatTemplate, chat_template
@@ -53,9 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
 
 log = logging.getLogger(__name__)
-
-LONGEST_DEFAULT_CONTEXT = 8192
-"""A model's own context may be 128k: a KV arena for that is asked for, not given."""
 
 
 # --- a head --------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def start_serving(
         service = HeadService(head, tokenizer, template, cluster.complete)
         parts.callback(service.close)
         pipeline = cluster.loop.run(
-            controller.start(cluster.ask(), ProportionalPlanner(), lambda error: head.detach(str(error)))
+            controller.start(cluster.ask(), cluster.planning(), lambda error: head.detach(str(error)))
         )
         report(Progress("head", "sending a token through every stage"))
         service.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
@@ -138,11 +138,15 @@ def _chat_template(tokenizer: Tokenizer, file: Path | None) -> ChatTemplate | No
     return template
 
 
-def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | None = None) -> Plan:
-    """Where the layers would go. Starts local workers to be asked, and loads nothing. Raises as `start_serving`."""
+def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | None = None) -> Outlook:
+    """What could be planned now, and what each plan would do. Starts local workers to be asked, and loads nothing.
+
+    Raises as `start_serving`.
+    """
     with ExitStack() as parts:
         cluster = _Cluster(config, report, parts, None, looking)
-        return cluster.loop.run(cluster.controller().plan(cluster.ask(), ProportionalPlanner()))
+        controller = cluster.controller()
+        return cluster.loop.run(controller.outlook(cluster.ask(), cluster.planning()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +187,11 @@ class _Cluster:
     def ask(self) -> Ask:
         """What is to run."""
         config, context = self._config, context_of(self._config.context, self.facts)
+        cost = stage_cost(self.facts, self.file, config.slots, context, config.step_tokens)
+        chunk = Policy(max_step_tokens=config.step_tokens, prompt_chunk=config.prompt_chunk).chunk
         return Ask(
-            facts=self.facts,
-            cost=stage_cost(self.facts, self.file, config.slots, context, config.step_tokens),
+            wanted=wanted(self.facts, self.file, cost, Use(config.slots, context, chunk, config.frames_in_flight)),
             file=self.path,
-            slots=config.slots,
-            context=context,
             step_tokens=config.step_tokens,
             connect_timeout_s=config.connect_timeout_s,
             load_timeout_s=config.load_timeout_s,
@@ -211,6 +214,16 @@ class _Cluster:
             self._around.offer_to(controller.offer)
             self._parts.callback(self._around.close)  # before the controller that it offers to
         return controller
+
+    def planning(self) -> Planning:
+        """How plans are made here; once the local workers are there."""
+        config = self._config
+        wishes = Wishes(
+            objective=Objective(config.optimize),
+            everyone=config.uses_all,
+            layers=self._local.named(config.layers),
+        )
+        return Planning(wishes, None, self._report)
 
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A status with what is around."""
@@ -252,18 +265,6 @@ def name_of(asked: str, path: Path) -> str:
     """What the model is called here: its name in the catalogue, or its file's without the ending."""
     entry = catalogue.find(asked)
     return entry.name if entry else path.stem
-
-
-def context_of(asked: int | None, facts: ModelFacts) -> int:
-    """Tokens of a slot.
-
-    Raises:
-        ConfigError: more were asked for than the model was made for.
-
-    """
-    if asked is not None and asked > facts.context:
-        raise ConfigError(f"--context {asked}: {facts.name} was made for at most {facts.context} tokens")
-    return asked or min(facts.context, LONGEST_DEFAULT_CONTEXT)
 
 
 def _local_options(

@@ -52,6 +52,41 @@ def plan_line(plan: Plan) -> str:
     )
 
 
+def prediction_line(plan: Plan) -> str:
+    """What a plan is expected to do, in one line; empty for a plan that was made without measurements."""
+    said = plan.prediction
+    if said is None:
+        return ""
+    many = f", {said.many_rate:.1f} for {said.streams} streams" if said.streams > 1 else ""
+    return (
+        f"predicted: {1 / said.token_s:.1f} tokens/s for one stream{many}, first token after {said.ttft_s:.2f} s "
+        f"({said.prompt_tokens} prompt tokens)"
+    )
+
+
+def speeds_table(status: HeadStatus) -> str:
+    """Predicted beside achieved speed; `-` for what was not measured."""
+    plan, achieved = status.plan.prediction, status.achieved
+    rows = [
+        (
+            "one stream",
+            f"{1 / plan.token_s:.1f} tokens/s" if plan else "-",
+            f"{1 / achieved.token_s:.1f} tokens/s" if achieved.token_s else "-",
+        ),
+        (
+            "many streams",
+            f"{plan.many_rate:.1f} tokens/s ({plan.streams})" if plan else "-",
+            f"{achieved.many_rate:.1f} tokens/s ({achieved.streams})" if achieved.streams else "-",
+        ),
+        (
+            "first token",
+            f"{plan.ttft_s:.2f} s ({plan.prompt_tokens} prompt tokens)" if plan else "-",
+            f"{achieved.ttft_s:.2f} s ({achieved.prompt_tokens} prompt tokens)" if achieved.prompt_tokens else "-",
+        ),
+    ]
+    return columns([("speed", "predicted", "achieved"), *rows])
+
+
 def stages_table(status: HeadStatus) -> str:
     """Which layers ran where, and what a step took there."""
     head = ("stage", "layers", "worker", "device", "computes", "other", "waits", "sends on")
@@ -113,6 +148,8 @@ def status_text(status: HeadStatus) -> str:
             "",
             stages_table(status),
             links_line(status),
+            "",
+            speeds_table(status),
             *(["", nodes_table(status)] if status.nodes or status.troubles else []),
         )
     )

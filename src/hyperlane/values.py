@@ -110,6 +110,18 @@ def device(value: object) -> str:
     return word
 
 
+def one_of(*words: str) -> Callable[[object], str]:
+    """One of these words."""
+
+    def read(value: object) -> str:
+        word = text(value).lower()
+        if word not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return word
+
+    return read
+
+
 def size(value: object) -> int:
     """Bytes of `4GiB`, `512M`, `1.5 g` or a plain number; K, M, G and T are powers of 1,024.
 

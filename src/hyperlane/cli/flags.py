@@ -14,7 +14,7 @@ from hyperlane.config import ApiConfig, JoinConfig, ServeConfig, WorkerConfig
 
 AnyRole = ServeConfig | WorkerConfig | JoinConfig | ApiConfig
 
-_SAMPLING, _CLUSTER, _API = "Sampling", "Workers and memory", "HTTP"
+_SAMPLING, _CLUSTER, _PLAN, _API = "Sampling", "Workers and memory", "Planning", "HTTP"
 
 
 def _option(role: type[AnyRole], name: str, *flags: str, **more: Any) -> Any:  # noqa: ANN401 (typer's own type is Any)
@@ -50,6 +50,13 @@ class ServeFlags:
     chat_template: Annotated[Path | None, _option(ServeConfig, "chat_template", metavar="FILE")] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
+    optimize: Annotated[
+        str | None, _option(ServeConfig, "optimize", metavar="latency|throughput", rich_help_panel=_PLAN)
+    ] = None
+    use: Annotated[str | None, _option(ServeConfig, "use", metavar="all|best", rich_help_panel=_PLAN)] = None
+    layers: Annotated[list[str] | None, _option(ServeConfig, "layers", metavar="NODE=a:b", rich_help_panel=_PLAN)] = (
+        None
+    )
 
     def resolve(self, model: str, common: CommonFlags) -> ServeConfig:
         """The configuration that these flags, the variables and the file make together."""

@@ -35,7 +35,7 @@ def loaded_model(
         serving = start_serving(config, LoadBars(bars), looking=looking)
     with AutoDistributedModel(serving) as model:
         if not quiet:
-            note(summary.plan_line(model.plan))
+            note("\n".join(filter(None, (summary.plan_line(model.plan), summary.prediction_line(model.plan)))))
         yield model
 
 

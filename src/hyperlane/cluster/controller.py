@@ -11,17 +11,20 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 from hyperlane.cluster.heartbeat import Heartbeat, OnLost, Watched
 from hyperlane.cluster.identity import HeadIdentity
-from hyperlane.cluster.machine import is_loopback
+from hyperlane.cluster.planning import Outlook, Planned, Planning
+from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.report import Progress, Report
-from hyperlane.cluster.supply import WeightSupply, address_towards
+from hyperlane.cluster.supply import WeightSupply
 from hyperlane.cluster.trust.head_trust import HeadTrust
+from hyperlane.cluster.wanted import Wanted
 from hyperlane.cluster.worker_client import Loaded, WorkerClient
-from hyperlane.core import Address, Epoch, ModelFacts, Plan, Planner, StageCost, StageSpec
+from hyperlane.core import Address, Epoch, Plan, StageSpec
 from hyperlane.errors import ClusterError, HyperlaneError, LoadFailed, WorkerUnreachable
 from hyperlane.stage.orders import LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.terms import hello_to
@@ -36,13 +39,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to run. `file`: the model's own; `slots` × `context` (tokens): the KV arena."""
+    """What to run: `wanted` is what a plan is made for. `file`: the model's own."""
 
-    facts: ModelFacts
-    cost: StageCost
+    wanted: Wanted
     file: Path
-    slots: int
-    context: int
     step_tokens: int
     connect_timeout_s: float = 10.0
     load_timeout_s: float = 600.0
@@ -88,33 +88,40 @@ class Controller:
         if address not in self._clients:
             self._clients[address] = WorkerClient(address, self._trust)
 
-    async def plan(self, ask: Ask, planner: Planner) -> Plan:
-        """Ask all workers at once what they are, and plan over them in the order of their addresses.
+    async def nodes(self, timeout_s: float) -> list[Node]:
+        """All workers as they are now, in the order of their addresses; all are asked at once.
 
         Raises:
-            WorkerUnreachable, VersionMismatch: of the first worker that fails.
-            DoesNotFit: the model does not.
+            WorkerUnreachable, VersionMismatch, NotTrusted: of the first worker that fails.
 
         """
-        described = await self._together(
-            client.describe(timeout_s=ask.connect_timeout_s) for client in self._clients.values()
-        )
-        return planner.plan(ask.facts, [d.facts for d in described], ask.cost, ask.slots, ask.context)
+        clients = list(self._clients.values())
+        described = await self._together(client.describe(timeout_s=timeout_s) for client in clients)
+        return [Node(client, said.facts) for client, said in zip(clients, described, strict=True)]
 
-    async def start(self, ask: Ask, planner: Planner, on_lost: OnLost) -> Pipeline:
+    async def plan(self, ask: Ask, planning: Planning) -> Planned:
+        """Plan now with what is there. Raises as `nodes` and `Planning.now`."""
+        return await planning.now(ask.wanted, await self.nodes(ask.connect_timeout_s))
+
+    async def outlook(self, ask: Ask, planning: Planning) -> Outlook:
+        """What could be planned now. Raises as `nodes` and `Planning.outlook`."""
+        return await planning.outlook(ask.wanted, await self.nodes(ask.connect_timeout_s))
+
+    async def start(self, ask: Ask, planning: Planning, on_lost: OnLost) -> Pipeline:
         """Plan, load and link; after an error nothing is left at any worker.
 
         Raises:
             ClusterError: a worker cannot be reached, is busy, of another version, or failed; the model does not fit.
+            ConfigError: the layers that were asked for are no placement on these workers.
             ModelError, TransferError: the weights cannot be used, or did not arrive.
             LinkError: the ring could not be closed.
 
         """
-        plan = await self.plan(ask, planner)
+        planned = await self.plan(ask, planning)
         epoch = self._identity.next_epoch()
         try:
-            loaded = await self._load(ask, plan, epoch)
-            return await self._link(ask, plan, epoch, loaded, on_lost)
+            loaded = await self._load(ask, planned.plan, epoch)
+            return await self._link(ask, planned, epoch, loaded, on_lost)
         except BaseException:
             await self._unload()
             raise
@@ -150,14 +157,17 @@ class Controller:
 
     async def _load_stage(self, ask: Ask, supply: WeightSupply, client: WorkerClient, order: LoadOrder) -> Loaded:
         # Asked with the patience of a load: a worker may have to hash its copy of the file first.
-        asked = await client.describe(ask.facts.fingerprint, str(supply.file), ask.load_timeout_s)
+        asked = await client.describe(order.spec.model.fingerprint, str(supply.file), ask.load_timeout_s)
         encrypted = order.peers is not None
         weights = await supply.sources(client.address, holds_model=asked.holds_model, encrypted=encrypted)
         loaded = await client.load(replace(order, weights=weights), self._reporter(client), ask.load_timeout_s)
         self._report(Progress(client.name, f"layers {order.spec.layers} are ready", 1, 1))
         return loaded
 
-    async def _link(self, ask: Ask, plan: Plan, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost) -> Pipeline:
+    async def _link(
+        self, ask: Ask, planned: Planned, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost
+    ) -> Pipeline:
+        plan = planned.plan
         elements = {stage.element for stage in loaded}
         if len(elements) > 1:
             raise ClusterError(
@@ -167,17 +177,17 @@ class Controller:
         keys = [StageKey(epoch, stage.index) for stage in plan.stages]
         clients = [self._clients[stage.worker.control] for stage in plan.stages]
         await self._together(
-            client.connect(key, reached_from(client.address, following.worker.data), following_client.node)
-            for client, key, following, following_client in zip(
-                clients, keys, plan.stages[1:], clients[1:], strict=False
+            client.connect(key, planned.data_port(stage.worker, following.worker), following_client.node)
+            for client, key, (stage, following), following_client in zip(
+                clients, keys, pairwise(plan.stages), clients[1:], strict=False
             )
         )
         specs = specs_of(plan, epoch, ask.step_tokens)
         self._ring = await asyncio.to_thread(
             functools.partial(TcpRing.connect, tls=(clients[0].link_tls(), clients[-1].link_tls())),
-            plan.stages[0].worker.data,
+            planned.data_port(None, plan.stages[0].worker),
             hello_to(specs[0], Role.UPSTREAM, loaded[0].element),
-            plan.stages[-1].worker.data,
+            planned.data_port(None, plan.stages[-1].worker),
             hello_to(specs[-1], Role.DOWNSTREAM, loaded[-1].element),
             ask.connect_timeout_s,
         )
@@ -263,10 +273,3 @@ def link_peers(clients: Sequence[WorkerClient], trust: HeadTrust | None) -> list
         )
     nodes = [client.node for client in clients]
     return [LinkPeers(trust.node, before) for before in [None, *nodes[:-1]]]
-
-
-def reached_from(dialler: Address, target: Address) -> Address:
-    """Where a worker finds another one's port: what is loopback to the head is its address on their network."""
-    if is_loopback(target.host) and not is_loopback(dialler.host):
-        return Address(address_towards(dialler), target.port)
-    return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from hyperlane.cluster.announce import STOP_WITHIN_S, Announcement, Child, Child
 from hyperlane.cluster.trust.opening import PLAIN
 from hyperlane.config import Paths
 from hyperlane.core import Address
-from hyperlane.errors import ClusterError
+from hyperlane.errors import ClusterError, ConfigError
 from hyperlane.wire.sockets import everywhere
 
 READY_WITHIN_S = 60.0
@@ -57,6 +58,7 @@ class LocalWorkers:
         prune_logs(options.paths.state / "logs")
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._children: list[Child] = []
+        self._addresses: list[Address] = []
         for index in range(count):
             log = options.paths.state / "logs" / f"worker-{stamp}-{index}.log"
             self._children.append(Child(options.arguments(), log, options.environ()))
@@ -75,7 +77,26 @@ class LocalWorkers:
                 announcements.append(child.announcement(deadline_s))
             except ChildFailed as error:
                 raise ClusterError(f"local worker {index} {error}") from error
-        return [Address("127.0.0.1", announcement.address.port) for announcement in announcements]
+        self._addresses = [Address("127.0.0.1", announcement.address.port) for announcement in announcements]
+        return self._addresses
+
+    def named(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """Each `NODE=a:b` with a worker's address in place of `local0`, `local1`, …; after `addresses`.
+
+        Raises:
+            ConfigError: there are not so many.
+
+        """
+        return tuple(self._named(text) for text in layers)
+
+    def _named(self, layers: str) -> str:
+        match = re.fullmatch(r"\s*local(\d+)\s*(=.*)", layers)
+        if match is None:
+            return layers
+        if int(match[1]) >= len(self._addresses):
+            count = len(self._addresses)
+            raise ConfigError(f"--layers {layers}: this machine has {count} worker(s) of its own, counted from local0")
+        return f"{self._addresses[int(match[1])]}{match[2]}"
 
     def obituary(self, within_s: float = 0.5) -> str:
         """How those ended that did, with their last words; empty when all run.

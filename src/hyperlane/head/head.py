@@ -290,4 +290,5 @@ class Head:
             hop_us=loop.timings.hop_us,
             sent_bytes_per_token=loop.timings.sent_bytes_per_token,
             losses=counters.losses,
+            achieved=loop.pace.achieved(),
         )

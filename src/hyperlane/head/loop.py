@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hyperlane.core import Failed, Finished, FinishReason, Plan
 from hyperlane.errors import EngineFault, HyperlaneError
 from hyperlane.head.frames import Departure, step_frame
+from hyperlane.head.pace import Pace
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
 from hyperlane.head.scheduler import Lanes, Policy, schedule
@@ -50,6 +51,7 @@ class Loop:
         self.plan = plan
         self.epoch = epoch
         self.timings = Timings()
+        self.pace = Pace()
         self.proved = False
         """A token came through every stage."""
         self._ring = ring
@@ -125,6 +127,7 @@ class Loop:
         alone = left.alone and not self._lanes.flights
         tokens = sum(row.count for row in left.rows)
         self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, left.sent_bytes, alone, frame.timings))
+        self.pace.note(now_s, flight.plan.decode_rows, streams=self.active, is_decode=flight.plan.is_decode)
         payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
         answers = split(left.rows, payload, self.plan.model.vocab)
         for share, answer in zip(flight.plan.shares, answers, strict=True):
@@ -145,6 +148,8 @@ class Loop:
             self._counters.logits_refetched += 1
             return
         sequence.append(choice.token, now_s)
+        if sequence.generated == 1 and self.active == 1:
+            self.pace.first(now_s - sequence.admitted_s, len(sequence.request.prompt))
         self._counters.completion_tokens += 1
         reason = self._ending(sequence, choice.token)
         if reason is None:

@@ -25,7 +25,7 @@ class Words(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """How a head uses its pipelines. None: from the number of stages P, as said.
+    """How a head uses its pipelines. None: as the plan's prediction has it; without one from its stages P, as said.
 
     `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: see `scheduler.Policy`.
     `queue`: requests that may wait for a slot. `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together.
@@ -44,16 +44,16 @@ class HeadOptions:
 
     def policy(self, plan: Plan) -> Policy:
         """The scheduler's limits for a plan."""
-        stages = len(plan.stages)
+        stages, predicted = len(plan.stages), plan.prediction
         element_bytes = max(stage.worker.element.bytes for stage in plan.stages)
         return Policy(
             max_step_tokens=self.max_step_tokens,
             prompt_chunk=self.prompt_chunk,
-            max_frames=self.frames_in_flight or 2 * stages,
+            max_frames=self.frames_in_flight or (predicted.frames if predicted else 2 * stages),
             max_bytes=self.bytes_in_flight,
             token_bytes=plan.model.hidden * element_bytes if stages > 1 else 4,
             logits_bytes=4 * plan.model.vocab,
-            decode_groups=self.decode_groups or stages,
+            decode_groups=self.decode_groups or (predicted.groups if predicted else stages),
             min_group_rows=self.min_group_rows,
         )
 

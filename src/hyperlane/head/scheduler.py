@@ -117,6 +117,11 @@ class StepPlan:
     decode_rows: int
     bytes: int
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether it holds nothing but decode rows."""
+        return self.decode_rows == len(self.shares)
+
 
 @dataclass(frozen=True, slots=True)
 class Flight:

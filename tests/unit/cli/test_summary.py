@@ -7,7 +7,7 @@ import pytest
 
 from hyperlane import summary
 from hyperlane.answer import Answer
-from hyperlane.core import Finished, FinishReason, HeadStatus, RequestTimings, Usage
+from hyperlane.core import Achieved, Finished, FinishReason, HeadStatus, Prediction, RequestTimings, Usage
 from hyperlane.plain import plain, revive
 from hyperlane.testing.fake_generator import FakeGenerator
 
@@ -80,3 +80,25 @@ def test_a_status_for_people_names_load_and_stages(status):
 def test_a_plan_for_people_has_a_row_for_each_stage(status):
     assert len(summary.plan_table(status.plan).splitlines()) == 1 + len(status.plan.stages)
     assert summary.plan_line(status.plan) == "toy: 4 layers on 2 worker(s), 4 slots of 512 tokens"
+
+
+def test_predicted_speed_stands_beside_achieved(status):
+    said = Prediction(0.01, 1.5, 512, 160.0, 4, 2, 4, (0.004, 0.005))
+    plan = dataclasses.replace(status.plan, prediction=said)
+    achieved = Achieved(token_s=0.0125, many_rate=150.0, streams=4, ttft_s=0.4, prompt_tokens=100)
+    full = dataclasses.replace(status, plan=plan, achieved=achieved)
+    rows = [line.split("  ") for line in summary.speeds_table(full).splitlines()]
+    assert [[cell.strip() for cell in row if cell] for row in rows[1:]] == [
+        ["one stream", "100.0 tokens/s", "80.0 tokens/s"],
+        ["many streams", "160.0 tokens/s (4)", "150.0 tokens/s (4)"],
+        ["first token", "1.50 s (512 prompt tokens)", "0.40 s (100 prompt tokens)"],
+    ]
+    assert summary.prediction_line(plan) == (
+        "predicted: 100.0 tokens/s for one stream, 160.0 for 4 streams, first token after 1.50 s (512 prompt tokens)"
+    )
+    assert revive(HeadStatus, json.loads(json.dumps(plain(full)))) == full
+
+
+def test_what_was_not_measured_is_a_dash(status):
+    assert summary.prediction_line(status.plan) == ""
+    assert summary.speeds_table(status).count("-") == 6

@@ -119,7 +119,7 @@ def test_of_equally_good_plans_one_that_moves_few_layers_is_taken(data):
     asked = [f"n{order[0]}=0:{cut}", f"n{order[1]}={cut}:6"]
     running = KnapsackPartitioner().plan(facts, problem.workload, asked).plan
     chosen = KnapsackPartitioner().replan(running, facts, problem.workload, rates(facts.names))
-    limit = KnapsackPartitioner().plan(facts, problem.workload).prediction.forecast.token_s * (1 + EQUAL)
+    limit = KnapsackPartitioner().plan(facts, problem.workload).candidate.best.forecast.token_s * (1 + EQUAL)
     moves = moves_of(problem, stages_of(running.stages))
     every = [
         layout_of(zip(some, (0, *cuts), (*cuts, 6), strict=True))
@@ -130,7 +130,7 @@ def test_of_equally_good_plans_one_that_moves_few_layers_is_taken(data):
     same_order = [layout for layout in every if [share.worker for share in layout] == order[:2]]
     considered = every if len(speeds) == 2 else same_order
     equals = [layout for layout in considered if problem.fits(layout) and problem.predictor.token_s(layout) <= limit]
-    assert chosen.choice.prediction.forecast.token_s <= limit
+    assert chosen.choice.candidate.best.forecast.token_s <= limit
     assert moved_count(chosen.moved) <= min(map(moves.of, equals), default=6)
 
 

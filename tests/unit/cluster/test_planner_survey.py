@@ -220,7 +220,7 @@ def test_layers_by_hand_are_predicted_and_planned_in_ring_order():
     choice = KnapsackPartitioner().plan(cluster(FAST, MIDDLE, SLOW), workload(), layers=["n1=16:32", "n0=0:16"])
     assert [(stage.worker.name, str(stage.layers)) for stage in choice.plan.stages] == [("n0", "0-15"), ("n1", "16-31")]
     assert choice.candidate.kind is Kind.ASKED
-    assert choice.prediction.forecast.token_s > 0
+    assert choice.candidate.best.forecast.token_s > 0
 
 
 def test_a_node_is_named_by_its_address_or_the_beginning_of_its_name():
@@ -265,8 +265,10 @@ def test_the_plan_has_the_bytes_the_precisions_and_what_the_head_is_told():
     assert sum(stage.weight_bytes for stage in plan.stages) == sum(cost.layer_weights) + cost.embedding + cost.output
     assert sum(stage.kv_bytes for stage in plan.stages) == 32 * cost.kv_per_layer
     assert plan.precisions == (Precision.RAW, Precision.INT8, Precision.RAW)
-    assert choice.groups == choice.prediction.forecast.groups
-    assert choice.frames >= max(choice.groups, 2 * len(plan.stages))
+    predicted, forecast = plan.prediction, choice.candidate.best.forecast
+    assert (predicted.groups, predicted.many_rate) == (forecast.groups, forecast.many_rate)
+    assert predicted.frames >= max(predicted.groups, 2 * len(plan.stages))
+    assert len(predicted.stages_s) == len(plan.stages)
 
 
 def test_a_planner_over_measurements_uses_the_memory_that_workers_report_now():
@@ -287,3 +289,42 @@ def test_weights_that_take_more_on_a_device_are_counted_so():
     swollen = replace(facts, devices=(replace(facts.devices[0], weights_factor=1.25),))
     with pytest.raises(DoesNotFit):
         KnapsackPartitioner().plan(swollen, wanted)
+
+
+# --- everyone, and what was asked for ------------------------------------------------------------------------
+
+
+def test_everyone_takes_part_where_fewer_would_be_faster_and_the_reason_says_so():
+    facts = with_free(60, FAST, MIDDLE, SLOW)
+    everyone = KnapsackPartitioner(everyone=True)
+    assert len(everyone.plan(facts, workload()).plan.stages) == 3
+    survey = everyone.survey(facts, workload())
+    assert survey.winner in survey.candidates
+    assert set(survey.winner.workers) == {"n0", "n1", "n2"}
+    assert re.match(r"3 of 3 nodes, as all were asked for; on n0 a token would take [\d.]+ ms instead of", survey.why)
+
+
+def test_everyone_but_those_who_cannot_hold_a_layer():
+    facts = cluster(FAST, MIDDLE, replace(SLOW, free=GIB))
+    choice = KnapsackPartitioner(everyone=True).plan(facts, workload())
+    assert {stage.worker.name for stage in choice.plan.stages} == {"n0", "n1"}
+    alone = KnapsackPartitioner(everyone=True).plan(cluster(FAST, FAST), made_up_workload(1))
+    assert len(alone.plan.stages) == 1
+
+
+def test_everyone_is_refused_as_others_are_when_nothing_fits():
+    facts = with_free(2, FAST, MIDDLE)
+    assert KnapsackPartitioner(everyone=True).survey(facts, workload()).refusal is not None
+    with pytest.raises(DoesNotFit):
+        KnapsackPartitioner(everyone=True).plan(facts, workload())
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_layers_that_are_asked_for_win_the_table_and_the_reason_has_what_the_best_would_do(objective):
+    facts = with_free(60, FAST, MIDDLE)
+    survey = KnapsackPartitioner(objective).survey(facts, workload(), layers=["n1=0:30", "n0=30:32"])
+    assert survey.winner is survey.candidates[-1]
+    assert survey.winner.kind is Kind.ASKED
+    assert re.match(r"as --layers asks; on n0( and n1)? (a token|many streams) would", survey.why)
+    with pytest.raises(ConfigError, match="no worker"):
+        KnapsackPartitioner(objective).survey(facts, workload(), layers=["n7=0:32"])

@@ -8,33 +8,23 @@ from dataclasses import dataclass, replace
 from hyperlane.cluster.planner.candidate import Candidate, Kind, PipelineForecast, candidate_of
 from hyperlane.cluster.planner.facts import ClusterFacts, Objective, Workload
 from hyperlane.cluster.planner.moving import Moved, Verdict, load_seconds, moved_layers, stages_of, worth_moving
-from hyperlane.cluster.planner.optimum import TIE
+from hyperlane.cluster.planner.optimum import TIE, Optimum
 from hyperlane.cluster.planner.override import asked_candidate, asked_layout
 from hyperlane.cluster.planner.problem import Problem
 from hyperlane.cluster.planner.refusal import refusal_of
 from hyperlane.cluster.planner.replan import fewest_moves, layout_again
 from hyperlane.cluster.planner.search import best_layout
-from hyperlane.cluster.planner.survey import Survey, survey
-from hyperlane.core import ModelFacts, Plan, Precision, StageCost, StagePlan, WorkerFacts
+from hyperlane.cluster.planner.survey import Survey, survey, with_winner
+from hyperlane.core import ModelFacts, Plan, Precision, Prediction, StageCost, StagePlan, WorkerFacts
 from hyperlane.errors import ClusterError, DoesNotFit
 
 
 @dataclass(frozen=True, slots=True)
 class PlanChoice:
-    """A plan and the candidate that it was made of, with its prediction.
-
-    `groups`, `frames`: decode groups and frames that the prediction keeps in flight: what the head should be told.
-    """
+    """A plan, which has its prediction in short, and the candidate that it was made of, which has it stage by stage."""
 
     plan: Plan
     candidate: Candidate
-    groups: int
-    frames: int
-
-    @property
-    def prediction(self) -> PipelineForecast:
-        """What the plan is expected to do, stage by stage."""
-        return self.candidate.best
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +38,14 @@ class Replanning:
 
 @dataclass(frozen=True, slots=True)
 class KnapsackPartitioner:
-    """Places a model's layers on workers, best by `objective`. Predictions within `tie` (relative) count as equal."""
+    """Places a model's layers on workers, best by `objective`. Predictions within `tie` (relative) count as equal.
+
+    `everyone`: no worker is left out whom a plan can hold; else the best subset is taken.
+    """
 
     objective: Objective = Objective.LATENCY
     tie: float = TIE
+    everyone: bool = False
 
     def plan(self, facts: ClusterFacts, workload: Workload, layers: Sequence[str] = ()) -> PlanChoice:
         """The best plan; or the one that `layers` asks for, each as `NODE=a:b` (layers a … b − 1).
@@ -65,16 +59,37 @@ class KnapsackPartitioner:
         if layers:
             layout = asked_layout(layers, facts.workers, problem.layers)
             return _choice(problem, asked_candidate(problem, layout))
-        best = best_layout(problem, self.objective, tie=self.tie) if facts.workers else None
+        best = self._best(problem)
         if best is None:
             raise DoesNotFit(refusal_of(problem).text())
         return _choice(
             problem, candidate_of(problem, _kind(problem, len(best.layout)), best.layout, proved=best.proved)
         )
 
-    def survey(self, facts: ClusterFacts, workload: Workload) -> Survey:
-        """Every candidate worth showing with its prediction, the winner and why; what does not fit, and what would."""
-        return survey(facts, workload, self.objective, tie=self.tie)
+    def survey(self, facts: ClusterFacts, workload: Workload, layers: Sequence[str] = ()) -> Survey:
+        """Every candidate worth showing with its prediction, the winner and why; what does not fit, and what would.
+
+        `layers`: as `plan` has it; what they ask for is the winner then.
+
+        Raises:
+            DoesNotFit, ConfigError: as `plan`, for `layers` alone.
+
+        """
+        problem = Problem(facts, workload)
+        found = survey(problem, self.objective, tie=self.tie)
+        if layers:
+            asked = asked_candidate(problem, asked_layout(layers, facts.workers, problem.layers))
+            return with_winner(found, asked, "as --layers asks")
+        widest = self._best(problem) if self.everyone else None
+        if widest is None:
+            return found
+        count = len(widest.layout)
+        candidate = candidate_of(problem, _kind(problem, count), widest.layout, proved=widest.proved)
+        return with_winner(found, candidate, f"{count} of {len(facts.workers)} nodes, as all were asked for")
+
+    def choice(self, facts: ClusterFacts, workload: Workload, candidate: Candidate) -> PlanChoice:
+        """The plan of a candidate of one pipeline, of a survey of the same facts."""
+        return _choice(Problem(facts, workload), candidate)
 
     def replan(
         self, running: Plan, facts: ClusterFacts, workload: Workload, load_rates: Mapping[str, float]
@@ -92,7 +107,7 @@ class KnapsackPartitioner:
 
         """
         problem, stages = Problem(facts, workload), stages_of(running.stages)
-        best = best_layout(problem, self.objective, tie=self.tie) if facts.workers else None
+        best = self._best(problem)
         if best is None:
             raise DoesNotFit(refusal_of(problem).text())
         layout = fewest_moves(problem, self.objective, stages, best)
@@ -102,6 +117,17 @@ class KnapsackPartitioner:
         again = layout_again(problem, stages)
         before = None if again is None else self._seconds(candidate_of(problem, Kind.ASKED, again))
         return Replanning(choice, moved, worth_moving(before, self._seconds(choice.candidate), load_s))
+
+    def _best(self, problem: Problem) -> Optimum | None:
+        """The best layout; of the most workers that a layout can have, if everyone is to take part."""
+        count = len(problem.facts.workers)
+        if not count:
+            return None
+        if not self.everyone:
+            return best_layout(problem, self.objective, tie=self.tie)
+        sizes = range(min(count, problem.layers), 0, -1)
+        found = (best_layout(problem, self.objective, size=size, tie=self.tie) for size in sizes)
+        return next(filter(None, found), None)
 
     def _seconds(self, candidate: Candidate) -> float:
         forecast = candidate.best.forecast
@@ -159,9 +185,23 @@ def _choice(problem: Problem, candidate: Candidate) -> PlanChoice:
     )
     # Token ids go to the first stage and candidates to the head: what is packed is between stages.
     precisions = (Precision.RAW, *(workload.precision,) * (len(stages) - 1), Precision.RAW)
-    plan = Plan(workload.model, stages, workload.slots, workload.context, precisions)
-    groups = pipeline.forecast.groups
-    return PlanChoice(plan, candidate, groups, workload.frames_in_flight or max(groups, 2 * len(stages)))
+    prediction = _prediction(workload, pipeline)
+    plan = Plan(workload.model, stages, workload.slots, workload.context, precisions, prediction)
+    return PlanChoice(plan, candidate)
+
+
+def _prediction(workload: Workload, pipeline: PipelineForecast) -> Prediction:
+    forecast = pipeline.forecast
+    return Prediction(
+        token_s=forecast.token_s,
+        ttft_s=forecast.ttft_s,
+        prompt_tokens=workload.prompt_tokens,
+        many_rate=forecast.many_rate,
+        streams=forecast.streams,
+        groups=forecast.groups,
+        frames=workload.frames_in_flight or max(forecast.groups, 2 * len(pipeline.stages)),
+        stages_s=tuple(stage.decode_s for stage in pipeline.stages),
+    )
 
 
 def _bytes(move: Moved, cost: StageCost) -> int:

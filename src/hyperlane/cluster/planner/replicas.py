@@ -20,7 +20,9 @@ def best_replicas(problem: Problem) -> Candidate | None:
     """
     layouts = _layouts(problem)
     candidates = [_candidate(problem, layouts[:count]) for count in range(2, len(layouts) + 1)]
-    return max(candidates, key=lambda candidate: candidate.many_rate, default=None)
+    # A pipeline so slow that no stream is worth giving it is none.
+    several = [candidate for candidate in candidates if len(candidate.pipelines) > 1]
+    return max(several, key=lambda candidate: candidate.many_rate, default=None)
 
 
 def _layouts(problem: Problem) -> list[Layout]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperlane.cluster.planner.candidate import Candidate, Kind, Shortage, candidate_of, shortages_of
-from hyperlane.cluster.planner.facts import ClusterFacts, Objective, Workload
+from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planner.layout import layout_of
 from hyperlane.cluster.planner.optimum import TIE, Optimum
 from hyperlane.cluster.planner.problem import Problem
 from hyperlane.cluster.planner.refusal import Refusal, refusal_of
 from hyperlane.cluster.planner.replicas import best_replicas
 from hyperlane.cluster.planner.search import best_layout
-from hyperlane.cluster.planner.why import reason
+from hyperlane.cluster.planner.why import instead, reason
 
 EVERY_SIZE = 8
 """Up to so many workers the best subset of every size is searched; beyond, of the sizes next to the best."""
@@ -33,9 +33,9 @@ class Survey:
     refusal: Refusal | None = None
 
 
-def survey(facts: ClusterFacts, workload: Workload, objective: Objective, *, tie: float = TIE) -> Survey:
+def survey(problem: Problem, objective: Objective, *, tie: float = TIE) -> Survey:
     """Every candidate, with predictions, the winner and the reason."""
-    problem = Problem(facts, workload)
+    facts = problem.facts
     best = best_layout(problem, objective, tie=tie) if facts.workers else None
     nodes = [_node(problem, worker) for worker in range(len(facts.workers))]
     if best is None:
@@ -47,6 +47,18 @@ def survey(facts: ClusterFacts, workload: Workload, objective: Objective, *, tie
     workers = tuple(facts.names[share.worker] for share in best.layout)
     winner = next(candidate for candidate in shown if candidate.workers == workers and candidate.fits)
     return Survey(objective, tuple(shown), winner, reason(winner, shown, objective), replicas)
+
+
+def with_winner(found: Survey, asked: Candidate, because: str) -> Survey:
+    """The same with another winner, for the given reason; a candidate that is not in the table yet ends it."""
+    shown = found.candidates if asked in found.candidates else (*found.candidates, asked)
+    best = found.winner
+    if best is None or best.pipelines == asked.pipelines:
+        why = because
+    else:
+        free = instead(asked, best, found.objective)
+        why = f"{because}; {free}"
+    return replace(found, candidates=shown, winner=asked, why=why, refusal=None)
 
 
 def _node(problem: Problem, worker: int) -> Candidate:

@@ -29,6 +29,14 @@ def reason(winner: Candidate, candidates: Sequence[Candidate], objective: Object
     return f"{said[0]}: {'; '.join(said[1:])}" if len(said) > 1 else said[0]
 
 
+def instead(asked: Candidate, best: Candidate, objective: Objective) -> str:
+    """What the best candidate would do in place of one that was asked for."""
+    other = f"on {_names(best)}" if best.workers != asked.workers else "with other layers on the same nodes"
+    if objective is Objective.THROUGHPUT:
+        return f"{other} many streams would have {best.many_rate:.1f} tokens/s instead of {asked.many_rate:.1f}"
+    return f"{other} a token would take {_ms(best.token_s)} instead of {_ms(asked.token_s)}"
+
+
 def _best(candidates: Iterable[Candidate], objective: Objective) -> Candidate | None:
     if objective is Objective.LATENCY:
         return min(candidates, key=lambda candidate: candidate.token_s, default=None)

@@ -1,0 +1,168 @@
+"""A plan with what is there now: measures the workers where anything hangs on it, and lets the planner choose.
+
+Where measuring fails, layers go in proportion to free memory. Knows no epoch and loads nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+from hyperlane.cluster.machine import is_loopback
+from hyperlane.cluster.placement import ProportionalPlanner
+from hyperlane.cluster.planner.curve import Curve
+from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Objective, PathFacts, pools_of
+from hyperlane.cluster.planner.partitioner import KnapsackPartitioner, Replanning
+from hyperlane.cluster.planner.survey import Survey
+from hyperlane.cluster.profile.measured import Measured, Measures, Node
+from hyperlane.cluster.report import Progress, Report, silent
+from hyperlane.cluster.supply import address_towards
+from hyperlane.cluster.wanted import Wanted
+from hyperlane.core import Address, Plan, WorkerFacts
+from hyperlane.errors import ClusterError, NotTrusted, VersionMismatch, WorkerUnreachable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user wants of a plan.
+
+    `everyone`: no worker is left out that can hold a layer; else the best subset is taken. `layers`: a placement by
+    hand, `NODE=a:b` for each stage; empty: the planner's.
+    """
+
+    objective: Objective = Objective.LATENCY
+    everyone: bool = False
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and what it was made from; `measured` None: nothing was measured, and the plan predicts nothing."""
+
+    plan: Plan
+    measured: Measured | None = None
+
+    def data_port(self, source: WorkerFacts | None, target: WorkerFacts) -> Address:
+        """Where `source` (None: the head) dials the data port of `target`: on the best path that was measured."""
+        if self.measured is not None:
+            best = self.measured.address(HEAD if source is None else source.name, target.name)
+            if best is not None:
+                return best
+        return target.data if source is None else reached_from(source.control, target.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What could be planned. `plan` None: nothing fits. `survey` None: nothing could be measured."""
+
+    plan: Plan | None
+    survey: Survey | None = None
+
+
+class Planning:
+    """Makes plans of one model, whenever it is asked: at the start, and again when workers come or go."""
+
+    def __init__(self, wishes: Wishes, measures: Measures | None = None, report: Report = silent) -> None:
+        """`measures` None: nothing is measured."""
+        self._wishes = wishes
+        self._measures = measures
+        self._report = report
+        self._partitioner = KnapsackPartitioner(wishes.objective, everyone=wishes.everyone)
+
+    async def now(self, wanted: Wanted, nodes: Sequence[Node]) -> Planned:
+        """The plan over these workers as they are now, in the event loop of their clients.
+
+        One worker alone is not measured: there is nothing to choose.
+
+        Raises:
+            DoesNotFit: no plan fits; the message says what is missing and what would fit.
+            ConfigError: the layers that were asked for are no placement on these workers.
+            WorkerUnreachable, VersionMismatch, NotTrusted: of a worker.
+
+        """
+        measured = await self._measured(wanted, nodes) if len(nodes) > 1 else None
+        if measured is None:
+            return Planned(self._unmeasured(wanted, nodes))
+        choice = self._partitioner.plan(measured.facts, wanted.workload, self._wishes.layers)
+        return Planned(choice.plan, measured)
+
+    async def outlook(self, wanted: Wanted, nodes: Sequence[Node]) -> Outlook:
+        """Every candidate worth showing, with what it would do, and the plan of the winner. Raises as `now`.
+
+        Where nothing fits the survey says what would.
+        """
+        measured = await self._measured(wanted, nodes) if nodes else None
+        if measured is None:
+            return Outlook(self._unmeasured(wanted, nodes))
+        survey = self._partitioner.survey(measured.facts, wanted.workload, self._wishes.layers)
+        if survey.winner is None:
+            return Outlook(None, survey)
+        return Outlook(self._partitioner.choice(measured.facts, wanted.workload, survey.winner).plan, survey)
+
+    async def again(
+        self, wanted: Wanted, nodes: Sequence[Node], running: Plan, load_rates: Mapping[str, float]
+    ) -> tuple[Replanning, Measured]:
+        """The plan to go to from a running one, what has to be loaded for it, and whether that pays.
+
+        Args:
+            wanted: what is run.
+            nodes: the workers that are there, each with the memory that is free when the running plan is unloaded.
+            running: its workers may be gone.
+            load_rates: bytes per second at which each worker, by name, obtains and loads weights.
+
+        Raises:
+            DoesNotFit: no plan fits.
+            ClusterError: a worker cannot be reached, or measured.
+
+        """
+        if self._measures is None:
+            raise ClusterError("plans cannot be compared without measuring")
+        measured = await self._measures.measure(nodes, wanted.shape, self._report)
+        return self._partitioner.replan(running, measured.facts, wanted.workload, load_rates), measured
+
+    def _unmeasured(self, wanted: Wanted, nodes: Sequence[Node]) -> Plan:
+        workload, workers = wanted.workload, [node.facts for node in nodes]
+        if workers and self._wishes.layers:
+            # Costs decide nothing here; what they predict is not told.
+            asked = self._partitioner.plan(_equal(workers), workload, self._wishes.layers).plan
+            return replace(asked, prediction=None)
+        planner = ProportionalPlanner()
+        return planner.plan(workload.model, workers, workload.cost, workload.slots, workload.context)
+
+    async def _measured(self, wanted: Wanted, nodes: Sequence[Node]) -> Measured | None:
+        """None, and a warning, where measuring fails for another reason than that a worker is not there."""
+        if self._measures is None:
+            return None
+        try:
+            return await self._measures.measure(nodes, wanted.shape, self._report)
+        except (WorkerUnreachable, VersionMismatch, NotTrusted):
+            raise
+        except ClusterError as error:
+            log.warning("layers are placed in proportion to free memory, because measuring failed: %s", error)
+            self._report(Progress("head", "placing layers by free memory: measuring failed"))
+            return None
+
+
+def reached_from(dialler: Address, target: Address) -> Address:
+    """Where a worker finds another one's port: what is loopback to the head is its address on their network."""
+    if is_loopback(target.host) and not is_loopback(dialler.host):
+        return Address(address_towards(dialler), target.port)
+    return target
+
+
+def _equal(workers: Sequence[WorkerFacts]) -> ClusterFacts:
+    """Workers that all cost the same, each with a path to every other."""
+    second = Curve.flat(1.0)
+    ends = (HEAD, *(worker.name for worker in workers))
+    return ClusterFacts(
+        workers=tuple(workers),
+        devices=tuple(
+            DeviceCost(worker.name, second, second, second, second, 0.0, worker.memory_free) for worker in workers
+        ),
+        paths=tuple(PathFacts(source, target, 0.0, 1e9) for source, target in permutations(ends, 2)),
+        pools=pools_of(workers),
+    )

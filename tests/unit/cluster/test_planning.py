@@ -1,0 +1,186 @@
+"""Plans with what is there: measured where anything hangs on it, by free memory where measuring fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, Objective
+from hyperlane.cluster.planning import Planning, Wishes
+from hyperlane.cluster.profile.measured import Measured, Node, Route
+from hyperlane.cluster.profile.shape import ProfileShape
+from hyperlane.cluster.wanted import Use, Wanted, context_of, wanted, weight_bits
+from hyperlane.cluster.worker_client import WorkerClient
+from hyperlane.core import Address, ModelFacts
+from hyperlane.errors import ClusterError, ConfigError, DoesNotFit, LoadFailed, WorkerUnreachable
+from hyperlane.models.weights import TensorInfo
+from hyperlane.testing.clusters import GIB, Machine, made_up_cluster, made_up_model, made_up_workload
+
+FAST, SLOW = Machine(0.5, free=40 * GIB), Machine(5.0, free=40 * GIB)
+WANTED = Wanted(made_up_workload(8), ProfileShape(made_up_model(8), ((),), "", "", (1,), (2,), 0, 0))
+FREE = Wishes()
+BEST = Address("10.0.0.2", 7421)
+
+
+class Measuring:
+    """What a cluster is said to be; counts how often it is asked. `error`: that measuring fails with."""
+
+    def __init__(self, facts: ClusterFacts, error: Exception | None = None) -> None:
+        self.facts, self.error, self.asked = facts, error, 0
+
+    async def measure(self, nodes: Sequence[Node], shape: ProfileShape, report: object) -> Measured:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        facts = self.facts.refreshed([node.facts for node in nodes])
+        return Measured(facts, (Route(HEAD, "n0", BEST), Route("n0", "n1", BEST)))
+
+
+def nodes_of(facts: ClusterFacts) -> list[Node]:
+    return [Node(WorkerClient(Address("10.0.0.1", worker.control.port)), worker) for worker in facts.workers]
+
+
+def plan(measuring: Measuring | None, facts: ClusterFacts, wishes: Wishes = FREE):
+    return asyncio.run(Planning(wishes, measuring).now(WANTED, nodes_of(facts)))
+
+
+def outlook(measuring: Measuring | None, facts: ClusterFacts, wishes: Wishes = FREE):
+    return asyncio.run(Planning(wishes, measuring).outlook(WANTED, nodes_of(facts)))
+
+
+def test_the_fast_worker_alone_is_taken_and_the_plan_says_what_it_will_do():
+    facts = made_up_cluster([SLOW, FAST])
+    planned = plan(Measuring(facts), facts)
+    assert [stage.worker.name for stage in planned.plan.stages] == ["n1"]
+    assert planned.plan.prediction is not None
+    assert planned.plan.prediction.token_s == pytest.approx(8 * 0.5e-3)
+
+
+def test_workers_that_were_named_are_all_used_each_by_its_speed():
+    facts = made_up_cluster([SLOW, FAST])
+    stages = plan(Measuring(facts), facts, Wishes(everyone=True)).plan.stages
+    assert {stage.worker.name: len(stage.layers) for stage in stages} == {"n0": 1, "n1": 7}
+
+
+def test_a_worker_alone_is_not_measured_to_be_planned_but_to_be_shown():
+    facts = made_up_cluster([FAST])
+    measuring = Measuring(facts)
+    assert plan(measuring, facts).plan.prediction is None
+    assert measuring.asked == 0
+    assert outlook(measuring, facts).plan.prediction is not None
+
+
+@pytest.mark.parametrize("error", [LoadFailed("no such op"), ClusterError("no room for a layer")])
+def test_where_measuring_fails_memory_decides_and_a_warning_says_so(error, caplog):
+    facts = made_up_cluster([FAST, replace(FAST, free=120 * GIB)])
+    planned = plan(Measuring(facts, error), facts)
+    assert [len(stage.layers) for stage in planned.plan.stages] == [2, 6]
+    assert planned.plan.prediction is None
+    assert str(error) in caplog.text
+    shown = outlook(Measuring(facts, error), facts)
+    assert (shown.plan, shown.survey) == (planned.plan, None)
+
+
+def test_a_worker_that_is_not_there_is_an_error():
+    facts = made_up_cluster([FAST, SLOW])
+    with pytest.raises(WorkerUnreachable):
+        plan(Measuring(facts, WorkerUnreachable("gone")), facts)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_layers_by_hand_are_taken_measured_or_not(measured):
+    facts = made_up_cluster([FAST, SLOW])
+    measuring = Measuring(facts, None if measured else LoadFailed("no"))
+    asked = Wishes(layers=("n1=0:3", "n0=3:8"))
+    planned = plan(measuring, facts, asked)
+    assert [(stage.worker.name, str(stage.layers)) for stage in planned.plan.stages] == [("n1", "0-2"), ("n0", "3-7")]
+    assert (planned.plan.prediction is not None) == measured
+    with pytest.raises(ConfigError, match="leaves out layers 3:8"):
+        plan(measuring, facts, Wishes(layers=("n1=0:3",)))
+
+
+def test_links_go_over_the_best_paths_that_were_measured():
+    facts = made_up_cluster([FAST, SLOW])
+    planned = plan(Measuring(facts), facts)
+    first, second = facts.workers
+    assert planned.data_port(None, first) == BEST
+    assert planned.data_port(first, second) == BEST
+    assert planned.data_port(None, second) == second.data
+
+
+def test_an_outlook_has_every_candidate_and_the_winners_plan():
+    facts = made_up_cluster([FAST, SLOW])
+    shown = outlook(Measuring(facts), facts, Wishes(Objective.THROUGHPUT))
+    assert [len(candidate.workers) for candidate in shown.survey.candidates] == [1, 1, 2]
+    assert [stage.worker.name for stage in shown.plan.stages] == list(shown.survey.winner.workers)
+
+
+def test_an_outlook_where_nothing_fits_says_what_would():
+    facts = made_up_cluster([replace(FAST, free=GIB), replace(SLOW, free=GIB)])
+    shown = outlook(Measuring(facts), facts)
+    assert shown.plan is None
+    assert shown.survey.refusal.ways.node_bytes > 0
+    with pytest.raises(DoesNotFit, match="one more node"):
+        plan(Measuring(facts), facts)
+
+
+def test_a_new_plan_is_held_against_the_running_one():
+    facts = made_up_cluster([FAST, FAST, SLOW])
+    running = plan(Measuring(facts), facts, Wishes(layers=("n2=0:8",))).plan
+    rates = dict.fromkeys(facts.names, 1e9)
+    planning = Planning(Wishes(), Measuring(facts))
+    found, measured = asyncio.run(planning.again(WANTED, nodes_of(facts), running, rates))
+    assert found.verdict.is_worth
+    assert found.choice.plan.stages[0].worker.name != "n2"
+    assert measured.facts.names == facts.names
+    with pytest.raises(ClusterError, match="without measuring"):
+        asyncio.run(Planning(Wishes()).again(WANTED, nodes_of(facts), running, rates))
+
+
+def test_no_worker_is_said():
+    with pytest.raises(DoesNotFit, match="no worker"):
+        asyncio.run(Planning(Wishes()).now(WANTED, []))
+
+
+# --- what is wanted ------------------------------------------------------------------------------------------
+
+
+class Tensors:
+    """A file of two matrices, one of 4 bit and one of 8."""
+
+    _found = (TensorInfo("a", (4, 32), "Q4_0", 64), TensorInfo("b", (4, 32), "Q8_0", 128))
+
+    def names(self) -> list[str]:
+        return [info.name for info in self._found]
+
+    def info(self, name: str) -> TensorInfo | None:
+        return next((info for info in self._found if info.name == name), None)
+
+
+def workload_of(model: ModelFacts, **use: int):
+    cost = made_up_workload(model.layers).cost
+    return wanted(model, Tensors(), cost, Use(**({"slots": 4, "context": 2048, "chunk_tokens": 48} | use))).workload
+
+
+def test_a_workload_has_as_many_streams_as_slots_and_fits_the_context():
+    usual = workload_of(made_up_model(4))
+    assert (usual.streams, usual.prompt_tokens, usual.answer_tokens, usual.chunk_tokens) == (4, 512, 128, 48)
+    short = workload_of(made_up_model(4), context=64, slots=1)
+    assert short.prompt_tokens + short.answer_tokens <= 64
+    assert short.streams == 1
+    assert usual.weight_bits == 6.0
+
+
+def test_weights_of_nothing_have_no_bits():
+    assert weight_bits([]) == 0.0
+
+
+def test_a_context_is_the_models_but_not_a_huge_one_unless_asked():
+    model = replace(made_up_model(4), context=1 << 17)
+    assert context_of(None, model) == 8192
+    assert context_of(100_000, model) == 100_000
+    with pytest.raises(ConfigError, match="at most 131072"):
+        context_of(200_000, model)
