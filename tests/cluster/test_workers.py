@@ -144,7 +144,7 @@ def test_a_second_head_is_told_that_the_workers_are_busy_and_disturbs_nothing(ti
 
 def test_a_plan_is_made_without_loading_anything(tiny_model, toys):
     settings = serve_config(tiny_model, workers=(toys.start(), toys.start()))
-    plan = make_plan(settings)
+    plan = make_plan(settings).plan
     assert [str(stage.layers) for stage in plan.stages] == ["0-1", "2-3"]
     with start_serving(settings) as serving:
         assert serving.plan.stages[0].layers == plan.stages[0].layers
