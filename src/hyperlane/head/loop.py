@@ -127,13 +127,15 @@ class Loop:
         alone = left.alone and not self._lanes.flights
         tokens = sum(row.count for row in left.rows)
         self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, left.sent_bytes, alone, frame.timings))
-        self.pace.note(now_s, flight.plan.decode_rows, streams=self.active, is_decode=flight.plan.is_decode)
+        streams, before = self.active, self._counters.completion_tokens
         payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
         answers = split(left.rows, payload, self.plan.model.vocab)
         for share, answer in zip(flight.plan.shares, answers, strict=True):
             sequence = self._sequences.get(share.lane)
             if answer and sequence is not None:
                 self._take(sequence, answer[0], now_s)
+        committed = self._counters.completion_tokens - before
+        self.pace.note(now_s, committed, streams=streams, is_decode=flight.plan.is_decode)
 
     def _take(self, sequence: Sequence, answer: Candidates | Logits, now_s: float) -> None:
         """One answer becomes a token, a question for whole logits, or the request's fault."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 
 from hyperlane.core import Achieved
 
@@ -48,7 +47,7 @@ class Pace:
         most = max((streams for streams in seen if streams > 1), default=0)
         together = seen.get(most, [])
         return Achieved(
-            token_s=median(seconds for seconds, _ in alone) if alone else 0.0,
+            token_s=1 / rate if (rate := _rate(alone)) else 0.0,
             many_rate=_rate(together),
             streams=most,
             ttft_s=self._first[0],

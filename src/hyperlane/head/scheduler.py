@@ -119,7 +119,9 @@ class StepPlan:
 
     @property
     def is_decode(self) -> bool:
-        """Whether it holds nothing but decode rows."""
+        """Whether it holds nothing but decode rows, those that are asked once more for whole logits included."""
+        if self.whole_logits:
+            return all(share.count == 1 and share.start for share in self.shares)
         return self.decode_rows == len(self.shares)
 
 

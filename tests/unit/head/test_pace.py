@@ -26,7 +26,7 @@ def test_nothing_is_told_before_there_is_enough():
     assert pace.achieved().token_s == 0.0
 
 
-def test_one_stream_is_told_by_its_median_and_time_between_requests_does_not_count():
+def test_one_stream_is_told_and_time_between_requests_does_not_count():
     pace = Pace()
     run(pace, 0.0, 0.01, 1)
     run(pace, 1000.0, 0.01, 1)
