@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from hyperlane.cluster.heartbeat import Heartbeat, OnLost, Watched
 from hyperlane.cluster.identity import HeadIdentity
-from hyperlane.cluster.planning import Outlook, Planned, Planning
+from hyperlane.cluster.planning import Outlook, Planned, Planning, distinct
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.report import Progress, Report
 from hyperlane.cluster.supply import WeightSupply
@@ -97,7 +97,8 @@ class Controller:
         """
         clients = list(self._clients.values())
         described = await self._together(client.describe(timeout_s=timeout_s) for client in clients)
-        return [Node(client, said.facts) for client, said in zip(clients, described, strict=True)]
+        workers = distinct([said.facts for said in described])
+        return [Node(client, worker) for client, worker in zip(clients, workers, strict=True)]
 
     async def plan(self, ask: Ask, planning: Planning) -> Planned:
         """Plan now with what is there. Raises as `nodes` and `Planning.now`."""

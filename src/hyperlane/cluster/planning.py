@@ -6,6 +6,7 @@ Where measuring fails, layers go in proportion to free memory. Knows no epoch an
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -21,7 +22,7 @@ from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import address_towards
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.core import Address, Plan, WorkerFacts
-from hyperlane.errors import ClusterError, NotTrusted, VersionMismatch, WorkerUnreachable
+from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, VersionMismatch, WorkerUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Planning:
     async def now(self, wanted: Wanted, nodes: Sequence[Node]) -> Planned:
         """The plan over these workers as they are now, in the event loop of their clients.
 
-        One worker alone is not measured: there is nothing to choose.
+        One worker alone is not measured, as there is nothing to choose; unless layers were asked for.
 
         Raises:
             DoesNotFit: no plan fits; the message says what is missing and what would fit.
@@ -84,7 +85,8 @@ class Planning:
             WorkerUnreachable, VersionMismatch, NotTrusted: of a worker.
 
         """
-        measured = await self._measured(wanted, nodes) if len(nodes) > 1 else None
+        needed = len(nodes) > 1 or self._wishes.layers
+        measured = await self._measured(wanted, nodes) if needed else None
         if measured is None:
             return Planned(self._unmeasured(wanted, nodes))
         choice = self._partitioner.plan(measured.facts, wanted.workload, self._wishes.layers)
@@ -141,10 +143,19 @@ class Planning:
             return await self._measures.measure(nodes, wanted.shape, self._report)
         except (WorkerUnreachable, VersionMismatch, NotTrusted):
             raise
-        except ClusterError as error:
+        except HyperlaneError as error:
             log.warning("layers are placed in proportion to free memory, because measuring failed: %s", error)
             self._report(Progress("head", "placing layers by free memory: measuring failed"))
             return None
+
+
+def distinct(workers: Sequence[WorkerFacts]) -> list[WorkerFacts]:
+    """The same workers; those that have one name between them (machines may) also have their host in it."""
+    names = Counter(worker.name for worker in workers)
+    return [
+        worker if names[worker.name] == 1 else replace(worker, name=f"{worker.name}@{worker.control.host}")
+        for worker in workers
+    ]
 
 
 def reached_from(dialler: Address, target: Address) -> Address:

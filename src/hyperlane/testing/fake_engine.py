@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,14 @@ STATE_VALUES = 4
 _MASK = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
 _FIRST = 0x243F6A8885A308D3
+
+
+class FrameCost(Protocol):
+    """What a frame takes."""
+
+    def of(self, rows: Sequence[Row]) -> float:
+        """Seconds of one frame."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ class FakeEngine:
         self,
         spec: StageSpec,
         *,
-        cost: FakeCost = FakeCost(),
+        cost: FrameCost = FakeCost(),
         faults: FakeFaults = FakeFaults(),
         wait: Callable[[float], object] = time.sleep,
     ) -> None:

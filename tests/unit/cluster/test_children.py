@@ -10,8 +10,10 @@ import psutil
 import pytest
 
 from hyperlane.cluster.announce import Announcement, Child, ChildFailed
-from hyperlane.cluster.local import LOGS_KEPT, prune_logs
+from hyperlane.cluster.local import LOGS_KEPT, LocalWorkerOptions, LocalWorkers, prune_logs
+from hyperlane.config import Paths
 from hyperlane.core import Address
+from hyperlane.errors import ConfigError
 
 ANNOUNCE = """
 import sys
@@ -108,3 +110,15 @@ def test_old_logs_are_removed_and_the_newest_kept(tmp_path):
     kept = sorted(tmp_path.iterdir())
     assert len(kept) == LOGS_KEPT
     assert kept[0].name == "worker-20260100-5.log"
+
+
+def test_this_machines_own_workers_are_named_by_number_in_a_placement(tmp_path):
+    options = LocalWorkerOptions(1, "auto", None, Paths.under(tmp_path), command=(sys.executable, "-c", ANNOUNCE, "--"))
+    workers = LocalWorkers(1, options)
+    try:
+        (address,) = workers.addresses()
+        assert workers.named(["local0=0:4", "desk:7420=4:8"]) == (f"{address}=0:4", "desk:7420=4:8")
+        with pytest.raises(ConfigError, match=r"local1=0:4: this machine has 1 worker"):
+            workers.named(["local1=0:4"])
+    finally:
+        workers.close()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, Objective
-from hyperlane.cluster.planning import Planning, Wishes
+from hyperlane.cluster.planning import Planning, Wishes, distinct
 from hyperlane.cluster.profile.measured import Measured, Node, Route
 from hyperlane.cluster.profile.shape import ProfileShape
 from hyperlane.cluster.wanted import Use, Wanted, context_of, wanted, weight_bits
@@ -138,6 +138,13 @@ def test_a_new_plan_is_held_against_the_running_one():
     assert measured.facts.names == facts.names
     with pytest.raises(ClusterError, match="without measuring"):
         asyncio.run(Planning(Wishes()).again(WANTED, nodes_of(facts), running, rates))
+
+
+def test_machines_of_one_name_are_told_apart_by_their_hosts():
+    one, two = made_up_cluster([FAST, SLOW]).workers
+    same = replace(two, name="n0", control=Address("10.0.0.7", 7420))
+    assert [worker.name for worker in distinct([one, same])] == ["n0@127.0.0.1", "n0@10.0.0.7"]
+    assert distinct([one, two]) == [one, two]
 
 
 def test_no_worker_is_said():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hyperlane import values
-from hyperlane.config import ApiConfig, Paths, ServeConfig, Settings, WorkerConfig, meaning_of
+from hyperlane.config import ApiConfig, Paths, ServeConfig, Settings, WorkerConfig, load, meaning_of
 from hyperlane.core import Address
 from hyperlane.errors import ConfigError
 
@@ -169,3 +169,16 @@ def test_every_field_says_what_it_means():
         for field in dataclasses.fields(role):
             if field.name != "paths":
                 assert len(meaning_of(role, field.name)) > 10
+
+
+def test_workers_that_were_named_or_numbered_are_all_used_and_those_that_were_found_are_not():
+    named = {"workers": ("127.0.0.1:7420",)}
+    assert [load(ServeConfig, **given).uses_all for given in (named, {"local_workers": 2}, {})] == [True, True, False]
+    assert not load(ServeConfig, **named, use="best").uses_all
+    assert load(ServeConfig, use="all").uses_all
+
+
+@pytest.mark.parametrize(("name", "word"), [("optimize", "speed"), ("use", "some")])
+def test_a_word_that_means_nothing_is_refused_with_those_that_do(name, word):
+    with pytest.raises(ConfigError, match=rf"{name}.*must be \w+ or \w+"):
+        load(ServeConfig, **{name: word})
