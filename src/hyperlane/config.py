@@ -120,6 +120,12 @@ class ServeConfig(_Checked):
         values.whole(1, 1024),
         "step frames in the ring at the same time; unset: twice as many as there are stages",
     )
+    prefix_cache: str = _setting(
+        "all",
+        values.prefix_cache,
+        "what a prompt may go on from instead of being computed again: 'all' that a slot holds, 'prompts' alone (the "
+        "same bits as without), or 'off'",
+    )
     threads: int | None = _setting(
         None,
         values.whole(1, 1024),

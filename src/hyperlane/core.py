@@ -299,7 +299,7 @@ class SamplingParams:
 
     `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch a filter off. `logit_bias`: (token, bias) pairs.
     `logprobs`: None for none, else how many alternatives to report beside the chosen token (0 … 20).
-    `seed`: None draws one; the same seed, request and plan give the same tokens.
+    `seed`: None draws one; the same seed, request and plan give the same tokens, whatever a slot holds already.
     """
 
     temperature: float = 1.0
@@ -362,7 +362,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request."""
+    """Token counts of one request. `cached_tokens`: of the prompt, were in a slot already and not computed again."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -504,6 +504,7 @@ class HeadStatus:
 
     `sent_bytes_per_token`: on the link to stage 0, as `StageStatus` has it for the others; 0 before the first token.
     `nodes`: workers that were found. `troubles`: what a person should see to, as two machines with one identity.
+    `requests_continued`: whose first tokens a slot held already; `cached_tokens`: prompt tokens not computed for that.
     """
 
     model: str
@@ -529,6 +530,8 @@ class HeadStatus:
     losses: int = 0
     """How many pipelines were lost since the start."""
     achieved: Achieved = field(default_factory=Achieved)
+    requests_continued: int = 0
+    cached_tokens: int = 0
 
 
 class TextGenerator(Protocol):

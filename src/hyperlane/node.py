@@ -36,6 +36,7 @@ from hyperlane.core import Address, HeadStatus, Plan, StageSpec
 from hyperlane.errors import ConfigError
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
+from hyperlane.head.prefixes import Reuse
 from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
 from hyperlane.models import catalogue
@@ -113,6 +114,7 @@ def start_serving(
             prompt_chunk=config.prompt_chunk,
             queue=config.queue,
             frames_in_flight=config.frames_in_flight,
+            prefix_cache=Reuse(config.prefix_cache),
         )
         head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
         controller = cluster.controller()

@@ -139,12 +139,17 @@ def status_text(status: HeadStatus) -> str:
         f"{status.requests_admitted} requests admitted, {status.requests_ended} ended, "
         f"{status.requests_refused} refused; {status.prompt_tokens} prompt and {status.completion_tokens} answer tokens"
     )
+    cached = (
+        f"{status.requests_continued} requests went on from what a slot held: {status.cached_tokens} prompt tokens "
+        "not computed again"
+    )
     state = "ready" if status.ready else "not ready"
     return "\n".join(
         (
             f"{status.model}: {state}, plan {status.epoch}, up {status.uptime_s:.0f} s",
             f"{load}; a round of the ring takes {status.ring_us / 1000:.2f} ms",
             counts,
+            cached,
             "",
             stages_table(status),
             links_line(status),

@@ -14,6 +14,9 @@ from hyperlane.core import Address
 DEVICES = ("auto", "cpu", "cuda", "webgpu", "directml", "coreml", "openvino", "migraphx")
 """What `device` may say; which of them can be used depends on the installed runtime and is the worker's to find out."""
 
+PREFIX_CACHES = ("all", "prompts", "off")
+"""What `prefix_cache` may say; `head.prefixes.Reuse` has the meanings."""
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -104,9 +107,18 @@ def some_texts(value: object) -> tuple[str, ...]:
 
 def device(value: object) -> str:
     """A device's name."""
+    return _one_of(DEVICES, value)
+
+
+def prefix_cache(value: object) -> str:
+    """What prompts may go on from."""
+    return _one_of(PREFIX_CACHES, value)
+
+
+def _one_of(words: Iterable[str], value: object) -> str:
     word = text(value).lower()
-    if word not in DEVICES:
-        raise ValueError(f"must be one of {', '.join(DEVICES)}")
+    if word not in words:
+        raise ValueError(f"must be one of {', '.join(words)}")
     return word
 
 

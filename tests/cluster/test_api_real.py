@@ -63,6 +63,20 @@ def test_a_stream_is_the_whole_answer_piece_by_piece(client):
     assert streamed(client) == ask(client).choices[0].message.content
 
 
+def test_the_next_turn_of_a_chat_computes_that_turn_alone(client, serving):
+    before = serving.service.status()
+    first = ask(client)
+    answer = {"role": "assistant", "content": first.choices[0].message.content}
+    turn = [*QUESTION, answer, {"role": "user", "content": "And of Spain?"}]
+    second = ask(client, messages=turn)
+    known = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert second.usage.prompt_tokens_details.cached_tokens >= known - 3
+    assert "Madrid" in second.choices[0].message.content
+    after = serving.service.status()
+    assert after.requests_continued > before.requests_continued
+    assert after.cached_tokens >= before.cached_tokens + known - 3
+
+
 def test_a_chat_is_its_template_continued(client, serving):
     ids = serving.service.encode_chat([ChatMessage("user", QUESTION[0]["content"])])
     continued = client.completions.create(model="smollm2-135m", prompt=list(ids), **GREEDY)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import statistics
 import time
 from dataclasses import dataclass
 
 from hyperlane.core import Failed, Finished, GenerationRequest, SamplingParams, TextDelta, TextGenerator
+
+_runs = itertools.count()
 
 FIRST_PLAIN_TOKEN = 300
 """Random prompts draw ids from here on: below lie control and byte tokens in the vocabularies we know."""
@@ -96,10 +99,10 @@ async def _run(generator: TextGenerator, workload: Workload, rng: random.Random)
 
 
 def run_workload(generator: TextGenerator, workload: Workload, seed: int = 0) -> Sample:
-    """Run once. The same seed gives the same prompts.
+    """Run once, with prompts that no run of this process had before: no slot holds their beginning.
 
     Raises:
         HyperlaneError: a request was refused or failed.
 
     """
-    return asyncio.run(_run(generator, workload, random.Random(seed)))
+    return asyncio.run(_run(generator, workload, random.Random(f"{seed} {next(_runs)}")))

@@ -47,6 +47,8 @@ class ServeFlags:
     slots: Annotated[int | None, _option(ServeConfig, "slots", metavar="N", rich_help_panel=_CLUSTER)] = None
     context: Annotated[int | None, _option(ServeConfig, "context", metavar="N", rich_help_panel=_CLUSTER)] = None
     threads: Annotated[int | None, _option(ServeConfig, "threads", metavar="N", rich_help_panel=_CLUSTER)] = None
+    prefix_cache: Annotated[str | None, _option(ServeConfig, "prefix_cache", metavar="all|prompts|off")] = None
+    no_prefix_cache: Annotated[bool, typer.Option("--no-prefix-cache", help="as --prefix-cache off")] = False
     chat_template: Annotated[Path | None, _option(ServeConfig, "chat_template", metavar="FILE")] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
@@ -60,7 +62,10 @@ class ServeFlags:
 
     def resolve(self, model: str, common: CommonFlags) -> ServeConfig:
         """The configuration that these flags, the variables and the file make together."""
-        return config.load(ServeConfig, common.config, model=model, **_given(self))
+        given = _given(self)
+        if given.pop("no_prefix_cache", False):
+            given["prefix_cache"] = "off"
+        return config.load(ServeConfig, common.config, model=model, **given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ class Head:
             if self._closed or self._running is not None or self._next is not None:
                 raise RuntimeError("the head is closed" if self._closed else "another pipeline is running; detach it")
             policy = self.options.policy(plan)
-            loop = Loop(ring, plan, epoch, policy, requests=self._requests, eos_ids=self._words.eos_ids)
+            reuse = self.options.prefix_cache
+            loop = Loop(ring, plan, epoch, policy, requests=self._requests, eos_ids=self._words.eos_ids, reuse=reuse)
             self._next, self._last = _Attached(loop, ring, threading.Event()), loop
             self._intake.open(self._nudge.set, plan.slots, self.options.queue)
             self._nudge.set()
@@ -285,6 +286,8 @@ class Head:
             prompt_tokens=counters.prompt_tokens,
             completion_tokens=counters.completion_tokens,
             logits_refetched=counters.logits_refetched,
+            requests_continued=counters.continued,
+            cached_tokens=counters.cached_tokens,
             ring_us=loop.timings.ring_us,
             uptime_s=self._clock() - self._started_s,
             hop_us=loop.timings.hop_us,

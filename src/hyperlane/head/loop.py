@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 from hyperlane.core import Failed, Finished, FinishReason, Plan
 from hyperlane.errors import EngineFault, HyperlaneError
 from hyperlane.head.frames import Departure, step_frame
 from hyperlane.head.pace import Pace
+from hyperlane.head.prefixes import Prefixes, Reuse
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
-from hyperlane.head.scheduler import Lanes, Policy, schedule
+from hyperlane.head.scheduler import Lane, Lanes, Policy, schedule
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.timings import FrameTiming, Timings
 from hyperlane.wire.candidates import Candidates, split
 from hyperlane.wire.codec import size_sent
-from hyperlane.wire.frame import Frame
+from hyperlane.wire.frame import Copy, Frame
 from hyperlane.wire.link import Ring
 
 
@@ -47,6 +49,7 @@ class Loop:
         *,
         requests: Requests,
         eos_ids: Collection[int],
+        reuse: Reuse = Reuse.ALL,
     ) -> None:
         self.plan = plan
         self.epoch = epoch
@@ -61,6 +64,7 @@ class Loop:
         self._clock = requests.clock
         self._eos_ids = eos_ids
         self._lanes = Lanes(plan.slots)
+        self._prefixes = Prefixes(policy.chunk, reuse)
         self._sequences: dict[int, Sequence] = {}
         self._departures: deque[Departure] = deque()
         self._news: list[_News] = []
@@ -115,7 +119,7 @@ class Loop:
 
     def _patience_s(self) -> float | None:
         """Look at once when publishing has freed a slot that somebody waits for, else wait for a frame or a request."""
-        return 0.0 if self._lanes.waiting and self._lanes.free else None
+        return 0.0 if self._lanes.waiting and self._lanes.freed else None
 
     # --- commit ------------------------------------------------------------------------------------------------
 
@@ -142,6 +146,7 @@ class Loop:
         try:
             choice = sequence.pick(answer)
         except EngineFault as error:
+            self._prefixes.forget(sequence.lane.slot)
             self._end(sequence, Failed(error))
             return
         self.proved = True
@@ -173,12 +178,31 @@ class Loop:
         for lane_id in cancelled:
             if (gone := self._sequences.get(lane_id)) is not None:
                 self._end(gone, gone.finished(FinishReason.CANCELLED))
-        for lane in self._lanes.admit():
+        for lane in self._lanes.admit(self._place):
             self._sequences[lane.id].admit(self._clock())
 
     def _queue(self, sequence: Sequence) -> None:
         self._sequences[sequence.lane.id] = sequence
         self._lanes.waiting.append(sequence.lane)
+
+    def _place(self, lane: Lane, free: Many[int]) -> int | None:
+        """Choose a lane's slot: where its first tokens have been computed, if they have; a busy slot's are copied."""
+        sequence = self._sequences[lane.id]
+        # What is replayed must come to the same bits again, and of its answer it has to make all entries itself.
+        replayed = sequence.replays > 0 or sequence.generated > 0
+        exact = replayed or sequence.request.sampling.seed is not None
+        place = self._prefixes.place(sequence.tokens[: lane.prompt], free, exact=exact)
+        if place is None:
+            return None
+        if place.source is not None:
+            self._ring.send(Copy(self.epoch, self._lanes.steps, place.source, place.slot, place.count))
+        lane.slot, lane.sent, lane.exact = place.slot, place.count, place.exact
+        self._prefixes.hold(lane, sequence.tokens)
+        if not replayed:
+            self._counters.continued += place.count > 0
+            self._counters.cached_tokens += place.count
+            sequence.cached = place.count
+        return place.slot
 
     # --- publish -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hyperlane.core import Plan
+from hyperlane.head.prefixes import Reuse
 from hyperlane.head.scheduler import Policy
 
 
@@ -30,7 +31,7 @@ class HeadOptions:
     `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: see `scheduler.Policy`.
     `queue`: requests that may wait for a slot. `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together.
     `decode_groups`: P; see `scheduler.Policy`. `recovery_timeout_s`: how long requests wait for the next pipeline when
-    one was lost; 0: they fail at once.
+    one was lost; 0: they fail at once. `prefix_cache`: what a prompt may go on from.
     """
 
     max_step_tokens: int = 128
@@ -41,6 +42,7 @@ class HeadOptions:
     decode_groups: int | None = None
     min_group_rows: int = 2
     recovery_timeout_s: float = 0.0
+    prefix_cache: Reuse = Reuse.ALL
 
     def policy(self, plan: Plan) -> Policy:
         """The scheduler's limits for a plan."""
@@ -68,3 +70,5 @@ class Counters:
     completion_tokens: int = 0
     logits_refetched: int = 0
     losses: int = 0
+    continued: int = 0
+    cached_tokens: int = 0

@@ -5,9 +5,9 @@ Knows no token, no text, no clock and no socket. The rules are written at `sched
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hyperlane.errors import ProtocolError
@@ -67,6 +67,8 @@ class Lane:
     """Its prompt's last position was computed a second time, alone."""
     again: bool = False
     """It starts anew, and that is still to be done."""
+    exact: int = 0
+    """Positions from the first on that left in rows of several tokens: what any cut of the prompt makes of them."""
 
     @property
     def is_replayed(self) -> bool:
@@ -75,7 +77,7 @@ class Lane:
 
     def restart(self) -> None:
         """Another pipeline takes it over, which holds none of its positions."""
-        self.sent, self.slot, self.served = 0, -1, -1
+        self.sent, self.slot, self.served, self.exact = 0, -1, -1, 0
         self.again = self.twice
 
     def wants(self, end: int) -> bool:
@@ -87,6 +89,13 @@ class Lane:
         self.sent = end
         if self.again and end >= self.prompt:
             self.sent, self.again = self.prompt - 1, False
+
+    def made(self, start: int, count: int) -> None:
+        """These positions left in one row."""
+        if count == 1:
+            self.exact = min(self.exact, start)
+        elif start <= self.exact:
+            self.exact = max(self.exact, start + count)
 
     def ask_again(self) -> None:
         """The answer did not decide: the last position is computed once more, for whole logits."""
@@ -138,7 +147,7 @@ class Lanes:
     """The scheduler's state: who runs in which slot, who waits, what is in flight. Its methods are the transitions.
 
     A slot is free as soon as its lane ended, also while frames of that lane are in flight: links are FIFO, so what
-    these still write lies under what a later frame writes from position 0. Their answers find no lane any more.
+    these still write is there, or overwritten, before a later frame reads it. Their answers find no lane any more.
     """
 
     slots: int
@@ -148,19 +157,31 @@ class Lanes:
     steps: int = 0
     free: list[int] = field(init=False)
     bytes: int = field(default=0, init=False)
+    freed: bool = field(default=False, init=False)
+    """A slot became free since lanes were last admitted."""
     last_was_whole: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots))
 
-    def admit(self) -> list[Lane]:
-        """Give free slots, the lowest first, to those that wait longest. Returns the lanes that have one now."""
+    def admit(self, place: Callable[[Lane, Sequence[int]], int | None] = lambda _, free: free[0]) -> list[Lane]:
+        """Give free slots to those that wait longest. Returns the lanes that have one now.
+
+        `place`: chooses one of the free slots, given in order, or None: the lane goes on waiting, the next is asked.
+        """
         admitted = []
-        while self.waiting and self.free:
-            lane = self.waiting.popleft()
-            lane.slot = heapq.heappop(self.free)
+        self.freed = False
+        for lane in list(self.waiting) if self.free else ():
+            slot = place(lane, self.free)
+            if slot is None:
+                continue
+            lane.slot = slot
+            self.free.remove(slot)
+            self.waiting.remove(lane)
             self.running[lane.id] = lane
             admitted.append(lane)
+            if not self.free:
+                break
         return admitted
 
     def depart(self, plan: StepPlan) -> Flight:
@@ -169,6 +190,7 @@ class Lanes:
         for share in plan.shares:
             lane = self.running[share.lane]
             lane.moved(share.start + share.count)
+            lane.made(share.start, share.count)
             lane.served = self.steps
         self.steps += 1
         self.flights.append(flight)
@@ -200,7 +222,8 @@ class Lanes:
         if self.running.pop(lane.id, None) is None:
             self.waiting.remove(lane)
         else:
-            heapq.heappush(self.free, lane.slot)
+            bisect.insort(self.free, lane.slot)
+            self.freed = True
 
 
 def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:

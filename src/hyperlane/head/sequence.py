@@ -40,6 +40,7 @@ class Sequence:
         "_vocab",
         "admitted_s",
         "ask",
+        "cached",
         "ended",
         "first_s",
         "lane",
@@ -71,6 +72,8 @@ class Sequence:
         self.seed = seed
         self.limit = limit
         self.tokens = list(request.prompt)
+        self.cached = 0
+        """Tokens of the prompt that were not computed, because a slot held them."""
         self.ended = False
         self._vocab = vocab
         self._token_bytes = token_bytes
@@ -144,7 +147,7 @@ class Sequence:
 
     def finished(self, reason: FinishReason) -> Finished:
         """The last event of a request that was served."""
-        usage = Usage(len(self.request.prompt), self.generated)
+        usage = Usage(len(self.request.prompt), self.generated, min(self.cached, len(self.request.prompt)))
         times = RequestTimings(
             queued_s=self.admitted_s - self.submitted_s,
             ttft_s=self.first_s - self.submitted_s,
