@@ -41,12 +41,7 @@ class _Checked:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: a value is out of its range.
-
-        """
+        """Check every value."""
         _check(self)
 
 
@@ -123,8 +118,7 @@ class ServeConfig(_Checked):
     prefix_cache: str = _setting(
         "all",
         values.prefix_cache,
-        "what a prompt may go on from instead of being computed again: 'all' that a slot holds, 'prompts' alone (the "
-        "same bits as without), or 'off'",
+        "what prompts go on from, not computed again: 'all' that a slot holds, 'prompts' (same bits as without), 'off'",
     )
     threads: int | None = _setting(
         None,
