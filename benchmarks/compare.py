@@ -23,7 +23,7 @@ from hyperlane.bench.machine import describe_machine
 from hyperlane.bench.pipeline import workloads
 from hyperlane.bench.workload import run_workload
 from hyperlane.config import Paths
-from hyperlane.models.resolve import resolve
+from hyperlane.models.resolve import Library, resolve
 from hyperlane.node import start_serving
 
 MICRO_BATCHES = (64, 512)
@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     llamacpp.build()
     machine = describe_machine()
-    comparisons, hop = compare(resolve(arguments.model, Paths().models), arguments.rounds)
+    comparisons, hop = compare(resolve(arguments.model, Library(Paths().models)), arguments.rounds)
     print(f"{arguments.model}, 2 workers of 1 thread over loopback, on {machine}")
     print(f"llama.cpp of llama-cpp-python {llamacpp.VERSION}; tokens/s, medians [extremes] of {arguments.rounds}\n")
     print("| | Hyperlane | llama.cpp RPC | ratio |\n|---|---|---|---|")

@@ -95,7 +95,9 @@ class ServeConfig(_Checked):
 
     section: ClassVar[str] = "serve"
 
-    model: str = _setting("smollm2-135m", values.text, "a name of the catalogue, or the path of a GGUF file")
+    model: str = _setting(
+        "smollm2-135m", values.text, "a name of the catalogue, hf.co/OWNER/REPO:QUANTISATION, a URL, a file or a folder"
+    )
     workers: tuple[Address, ...] = _setting((), values.addresses, "control addresses of workers on other machines")
     local_workers: int | None = _setting(
         None, values.whole(0, 64), "worker processes on this machine; unset: 1 if no other worker is given, else 0"
@@ -125,6 +127,7 @@ class ServeConfig(_Checked):
         values.whole(1, 1024),
         "compute threads of each local worker; unset: this machine's cores divided among them",
     )
+    offline: bool = _setting(False, values.yes_or_no, "use models that are on this machine, and ask no hub")
     chat_template: Path | None = _setting(
         None, values.path, "file with a Jinja chat template to use; unset: the one in the model's file"
     )

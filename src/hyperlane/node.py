@@ -39,12 +39,11 @@ from hyperlane.head.options import HeadOptions
 from hyperlane.head.prefixes import Reuse
 from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
-from hyperlane.models import catalogue
 from hyperlane.models.chat_template import ChatTemplate, chat_template
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
-from hyperlane.models.resolve import resolve
+from hyperlane.models.resolve import Library, name_of, resolve
 from hyperlane.models.tokenizer import Tokenizer
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
@@ -175,8 +174,10 @@ class _Cluster:
         self._around: Surroundings | None = None
         self._report = report
         self._parts = parts
-        self.path = resolve(config.model, config.paths.models, _download_report(report))
-        self.file = parts.enter_context(GgufFile(self.path, DigestCache(config.paths.cache / "digests")))
+        digests = DigestCache(config.paths.digests)
+        library = Library(config.paths.models, config.offline, digests)
+        self.path = resolve(config.model, library, _download_report(report))
+        self.file = parts.enter_context(GgufFile(self.path, digests))
         self._trust = opening.head_trust(config.paths)
         options = _local_options(config, worker_command, self._trust, reached=self._expected() > 0)
         self._local = LocalWorkers(config.local_worker_count, options)
@@ -261,12 +262,6 @@ class _Cluster:
     def tell_loss(self, cause: Exception) -> None:
         """The pipeline is gone; requests have ended already."""
         log.error("\n".join(filter(None, (f"the pipeline was lost: {cause}", self._local.obituary()))))
-
-
-def name_of(asked: str, path: Path) -> str:
-    """What the model is called here: its name in the catalogue, or its file's without the ending."""
-    entry = catalogue.find(asked)
-    return entry.name if entry else path.stem
 
 
 def _local_options(

@@ -41,6 +41,7 @@ HOMES = {
     "tokenizers": {"models"},
     "jinja2": {"models"},
     "huggingface_hub": {"models"},
+    "httpx": {"models"},
     "ifaddr": {"cluster"},
     "zeroconf": {"cluster"},
     "platformdirs": {"config"},

@@ -49,6 +49,7 @@ class ServeFlags:
     threads: Annotated[int | None, _option(ServeConfig, "threads", metavar="N", rich_help_panel=_CLUSTER)] = None
     prefix_cache: Annotated[str | None, _option(ServeConfig, "prefix_cache", metavar="all|prompts|off")] = None
     no_prefix_cache: Annotated[bool, typer.Option("--no-prefix-cache", help="as --prefix-cache off")] = False
+    offline: Annotated[bool, _option(ServeConfig, "offline", "--offline")] = False
     chat_template: Annotated[Path | None, _option(ServeConfig, "chat_template", metavar="FILE")] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None

@@ -59,6 +59,7 @@ for _name, _command in {
     "service": service.service,
     "pull": models.pull,
     "models": models.models,
+    "rm": models.rm,
     "bench": bench.bench,
 }.items():
     app.command(_name)(_command)

@@ -59,9 +59,12 @@ class DigestCache:
         digests = known.get("digests")
         return digests if isinstance(digests, dict) and all(map(_is_digest, digests.values())) else {}
 
-    def save(self, state: FileState, digests: Mapping[str, str]) -> None:
-        """Keep the digests of a file in this state, in place of what was known of its path."""
-        if abs(time.time_ns() - state.modified_ns) < _SETTLED_NS:
+    def save(self, state: FileState, digests: Mapping[str, str], *, settled: bool = False) -> None:
+        """Keep the digests of a file in this state, in place of what was known of its path.
+
+        `settled`: nobody changes the file any more, however lately it was changed.
+        """
+        if not settled and abs(time.time_ns() - state.modified_ns) < _SETTLED_NS:
             return
         place = self._place(state)
         try:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hyperlane.errors import UnknownModel
+from hyperlane.errors import TransferError, UnknownModel
 from hyperlane.models import catalogue
 from hyperlane.models.catalogue import CATALOGUE, HubSource, PackageSource
-from hyperlane.models.resolve import resolve
+from hyperlane.models.resolve import Library, name_of, resolve
 from hyperlane.models.tokenizer_pre import SPLIT_RULES
 
 
@@ -41,38 +41,62 @@ def test_a_file_of_the_wrong_size_is_not_installed(models_dir):
 
 def test_an_installed_name_resolves_without_a_download(models_dir):
     for entry in CATALOGUE:
-        assert resolve(entry.name, models_dir) == resolve(entry.name.upper(), models_dir) == models_dir / entry.file
+        assert (
+            resolve(entry.name, Library(models_dir))
+            == resolve(entry.name.upper(), Library(models_dir))
+            == models_dir / entry.file
+        )
 
 
 def test_a_path_resolves_to_itself(tmp_path, monkeypatch):
     file = tmp_path / "mine.gguf"
     file.write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    assert resolve(str(file), tmp_path / "models") == file
-    assert resolve(file, tmp_path / "models") == file
-    assert resolve("mine.gguf", tmp_path / "models").samefile(file)
+    assert resolve(str(file), Library(tmp_path / "models")) == file
+    assert resolve(file, Library(tmp_path / "models")) == file
+    assert resolve("mine.gguf", Library(tmp_path / "models")).samefile(file)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_names(tmp_path):
     with pytest.raises(UnknownModel, match=r"'smollm-135m'; did you mean smollm2-135m\?.*gemma3-270m.*GGUF file"):
-        resolve("smollm-135m", tmp_path)
+        resolve("smollm-135m", Library(tmp_path))
     with pytest.raises(UnknownModel, match=r"'zzz'; Known names: smollm2-135m"):
-        resolve("zzz", tmp_path)
+        resolve("zzz", Library(tmp_path))
 
 
-@pytest.mark.parametrize("written", ["./smollm2-135m", "~/none/x", "folder/model", "model.gguf", "MODEL.GGUF"])
+@pytest.mark.parametrize("written", ["./smollm2-135m", "~/none/x", "./folder/model", "model.gguf", "MODEL.GGUF"])
 def test_a_path_to_nothing_is_not_taken_for_a_name(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnknownModel, match="there is no file"):
-        resolve(written, tmp_path)
+        resolve(written, Library(tmp_path))
 
 
-def test_a_folder_is_answered_with_its_files(tmp_path):
-    with pytest.raises(UnknownModel, match="holds no GGUF"):
-        resolve(tmp_path, tmp_path)
+def test_a_folder_with_one_model_is_that_model_and_one_with_several_is_answered_with_their_names(tmp_path):
+    with pytest.raises(UnknownModel, match="holds no model"):
+        resolve(tmp_path, Library(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"")
-    with pytest.raises(UnknownModel, match=r"give one of its files: a\.gguf"):
-        resolve(tmp_path, tmp_path)
+    assert resolve(tmp_path, Library(tmp_path)) == tmp_path / "a.gguf"
+    (tmp_path / "b.gguf").write_bytes(b"")
+    with pytest.raises(UnknownModel, match=r"give one of its files: a\.gguf, b\.gguf"):
+        resolve(tmp_path, Library(tmp_path))
+
+
+def test_a_checkpoints_folder_is_the_model(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve(tmp_path, Library(tmp_path)) == tmp_path
+
+
+def test_offline_a_name_that_is_not_here_is_refused_and_one_that_is_here_is_used(models_dir, tmp_path):
+    assert resolve(CATALOGUE[0].name, Library(models_dir, offline=True)) == models_dir / CATALOGUE[0].file
+    with pytest.raises(TransferError, match="smollm2-135m is not on this machine, and --offline"):
+        resolve(CATALOGUE[0].name, Library(tmp_path / "empty", offline=True))
+
+
+def test_a_model_is_called_by_its_name_its_file_or_its_repository(tmp_path):
+    assert name_of("SMOLLM2-135m", tmp_path / "x.gguf") == "smollm2-135m"
+    assert name_of("hf.co/o/r:Q4_0", tmp_path / "x-Q4_0.gguf") == "x-Q4_0"
+    assert name_of("hf.co/o/r", tmp_path) == "r"
+    assert name_of(str(tmp_path), tmp_path) == tmp_path.name
 
 
 def test_the_documentation_names_every_model_source_and_pre_tokenizer():

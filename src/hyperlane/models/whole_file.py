@@ -1,0 +1,120 @@
+"""One remote file brought here whole: resumed where an earlier try ended, checked, and visible only then.
+
+Knows neither the hub nor formats; what the bytes must be is told by the caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from hyperlane.errors import TransferError
+from hyperlane.models.http_ranges import NoRanges, open_ranges
+from hyperlane.models.ranges import RemoteFile
+
+_CHUNK = 8 << 20
+
+Arrived = Callable[[int], None]
+"""Told how many of the file's bytes are here, each time that more are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file to bring. `git`: the SHA-1 that git has of it, for small files of which no SHA-256 is stated."""
+
+    remote: RemoteFile
+    git: str = ""
+
+    @property
+    def key(self) -> str:
+        """Tells versions apart, so that no beginning of one is continued with another."""
+        said = self.remote.digest or self.git or f"{self.remote.url}\n{self.remote.size}\n{self.remote.etag}"
+        return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def bring_file(wanted: Wanted, target: Path, arrived: Arrived = lambda _done: None) -> str:
+    """Bring a file to `target` and return its SHA-256. Processes that bring the same file wait for the first one.
+
+    What a broken transfer has brought stays beside the target, and the next one goes on from there.
+
+    Raises:
+        TransferError: it cannot be had, is not what its server lists, or cannot be stored here.
+
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{wanted.key}.partial")
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.exists():
+                digest = _receive_twice(wanted, partial, arrived)
+                partial.replace(target)
+                return digest
+        return hash_file(target)
+    except OSError as error:
+        raise TransferError(f"{target.name} cannot be stored in {target.parent}: {error}") from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise TransferError unless a folder's disk has room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise TransferError(
+            f"there are {free / 1e6:.0f} MB free on its disk, {needed / 1e6:.0f} MB are needed; "
+            "free some, or keep models elsewhere (HYPERLANE_HOME)"
+        )
+
+
+def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _receive_twice(wanted: Wanted, partial: Path, arrived: Arrived) -> str:
+    """Go on with what an earlier process left; where that was damaged, or cannot be gone on with, begin anew."""
+    if partial.exists():
+        try:
+            digest = _receive(wanted, partial, arrived)
+        except NoRanges:
+            partial.unlink()
+        else:
+            if digest is not None:
+                return digest
+    digest = _receive(wanted, partial, arrived)
+    if digest is None:
+        raise TransferError(f"{wanted.remote.url} came with another content than its server lists; nothing was kept")
+    return digest
+
+
+def _receive(wanted: Wanted, partial: Path, arrived: Arrived) -> str | None:
+    """Append what is missing; the SHA-256 of the whole, or None when it is not what was wanted and is gone."""
+    remote = wanted.remote
+    digest = hashlib.sha256()
+    git = hashlib.sha1(f"blob {remote.size}\0".encode(), usedforsecurity=False)
+    with partial.open("a+b") as file:
+        file.seek(0)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            git.update(chunk)
+        done = min(file.tell(), remote.size)
+        check_space(partial.parent, remote.size - done)
+        arrived(done)
+        with open_ranges(remote) as ranges:
+            for chunk in ranges.stream(done, remote.size - done):
+                file.write(chunk)
+                digest.update(chunk)
+                git.update(chunk)
+                done += len(chunk)
+                arrived(done)
+        sound = file.tell() == remote.size
+    sound = sound and (not remote.digest or digest.hexdigest() == remote.digest)
+    sound = sound and (bool(remote.digest) or not wanted.git or git.hexdigest() == wanted.git)
+    if not sound:
+        partial.unlink()
+        return None
+    return digest.hexdigest()

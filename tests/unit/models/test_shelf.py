@@ -1,0 +1,356 @@
+"""Downloading from a hub and a web server that the test makes: resumed, checked, found again, listed, removed."""
+
+import hashlib
+import random
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hyperlane.errors import TransferError, UnknownModel
+from hyperlane.models.digests import WHOLE, DigestCache, FileState
+from hyperlane.models.hub import Unreachable
+from hyperlane.models.listing import find, remove, rows
+from hyperlane.models.reference import HubReference, UrlReference
+from hyperlane.models.shelf import PAPERS, RemoteModel, Shelf
+from hyperlane.testing.hub import HubStandIn
+
+LARGE = random.Random(2).randbytes(1 << 20)
+OTHER = random.Random(3).randbytes(300_000)
+REPO = "owner/repo"
+Q4, Q8 = HubReference(REPO, pick="Q4_0"), HubReference(REPO, pick="Q8_0")
+CHECKPOINT = {
+    "config.json": b'{"model_type": "llama"}',
+    "tokenizer.json": b"{}",
+    "model.safetensors": OTHER,
+    "README.md": b"about",
+    "pytorch_model.bin": LARGE,
+}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def shelf(models: Path) -> Shelf:
+    return Shelf(models)
+
+
+@pytest.fixture
+def repository(hub: HubStandIn):
+    return hub.add(REPO, {"sub/m-Q4_0.gguf": LARGE, "m-Q8_0.gguf": OTHER, "README.md": b"about"})
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """The hub is not there."""
+
+    def go() -> None:
+        monkeypatch.setattr("hyperlane.models.hub.endpoint", lambda: "http://127.0.0.1:1")
+
+    return go
+
+
+def break_off(hub: HubStandIn, *answers: int) -> None:
+    """What the storage does to the next requests; then it is well again."""
+    left = iter(answers)
+    hub.fault = lambda _method, path: next(left, None) if path.startswith("/storage/") else None
+
+
+# --- bringing ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_brought_whole_under_its_own_name(hub, repository, shelf):
+    path = shelf.bring(Q4)
+    assert path.name == "m-Q4_0.gguf"
+    assert path.read_bytes() == LARGE
+
+
+def test_a_second_time_asks_for_no_byte(hub, repository, shelf):
+    path = shelf.bring(Q4)
+    sent = hub.bytes_sent(".gguf")
+    assert shelf.bring(Q4) == path
+    assert hub.bytes_sent(".gguf") == sent == len(LARGE)
+
+
+def test_a_new_commit_with_the_same_file_asks_for_no_byte_and_a_changed_file_is_brought(hub, repository, shelf):
+    path = shelf.bring(Q4)
+    sent = hub.bytes_sent(".gguf")
+    repository.commit = "d" * 40
+    assert shelf.bring(Q4) == path
+    assert hub.bytes_sent(".gguf") == sent
+    repository.files["sub/m-Q4_0.gguf"] = OTHER
+    assert shelf.bring(Q4).read_bytes() == OTHER
+    assert path.read_bytes() == LARGE
+
+
+def test_a_checkpoint_is_brought_without_what_is_not_read(hub, shelf):
+    hub.add(REPO, CHECKPOINT)
+    folder = shelf.bring(HubReference(REPO))
+    here = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert here == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert all((folder / name).read_bytes() == CHECKPOINT[name] for name in here)
+
+
+def test_progress_counts_to_the_total_and_never_back(hub, shelf):
+    hub.add(REPO, CHECKPOINT)
+    told: list[tuple[int, int]] = []
+    shelf.bring(HubReference(REPO), lambda done, total: told.append((done, total)))
+    total = sum(len(CHECKPOINT[name]) for name in ("config.json", "tokenizer.json", "model.safetensors"))
+    assert told == sorted(told)
+    assert told[-1] == (total, total)
+
+
+def test_a_broken_download_goes_on_where_it_ended(hub, repository, shelf, models):
+    break_off(hub, -600_000, 404)
+    with pytest.raises(TransferError):
+        shelf.bring(Q4)
+    assert shelf.kept() == []
+    assert shelf.bring(Q4).read_bytes() == LARGE
+    assert hub.bytes_sent(".gguf") == len(LARGE)
+    assert not list(models.rglob("*.partial"))
+
+
+def test_a_damaged_beginning_is_noticed_and_fetched_anew(hub, repository, shelf, models):
+    break_off(hub, -600_000, 404)
+    with pytest.raises(TransferError):
+        shelf.bring(Q4)
+    (begun,) = models.rglob("*.partial")
+    begun.write_bytes(b"x" * begun.stat().st_size)
+    assert shelf.bring(Q4).read_bytes() == LARGE
+
+
+def test_a_beginning_of_another_version_is_not_continued(hub, repository, shelf):
+    break_off(hub, -600_000, 404)
+    with pytest.raises(TransferError):
+        shelf.bring(Q4)
+    repository.files["sub/m-Q4_0.gguf"] = OTHER
+    assert shelf.bring(Q4).read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_content_that_is_not_what_the_hub_lists_is_refused_and_not_kept(hub, shelf, models, monkeypatch, name):
+    repository = hub.add(REPO, CHECKPOINT)
+    lying = dict(repository.files)
+    found = shelf.locate(HubReference(REPO))
+    assert isinstance(found, RemoteModel)
+
+    def swap(_method: str, path: str) -> None:
+        if "/resolve/" in path or path.startswith("/storage/"):
+            repository.files = lying | {name: bytes(reversed(CHECKPOINT[name]))}
+
+    hub.fault = swap
+    with pytest.raises(TransferError, match=r"another (content|hash)"):
+        shelf.bring(HubReference(REPO))
+    assert not list(models.rglob(PAPERS))
+    assert not [path for path in models.rglob(f"*{name}*") if path.stat().st_size]
+
+
+@pytest.mark.parametrize("token", ["", "hf_of_somebody_else"])
+def test_a_gated_repository_says_how_to_log_in_and_opens_to_a_granted_token(hub, shelf, monkeypatch, token):
+    hub.add(REPO, {"m.gguf": LARGE}, token="hf_granted", gated=True)
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(TransferError, match=r"refuses it .*hf auth login.*HF_TOKEN"):
+        shelf.bring(HubReference(REPO))
+    monkeypatch.setenv("HF_TOKEN", "hf_granted")
+    assert shelf.bring(HubReference(REPO)).read_bytes() == LARGE
+
+
+def test_too_little_disk_space_is_told_before_the_download(hub, repository, shelf, monkeypatch):
+    monkeypatch.setattr("hyperlane.models.whole_file.shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    with pytest.raises(TransferError, match=r"MB free on its disk, 1 MB are needed.*HYPERLANE_HOME"):
+        shelf.bring(Q4)
+    assert hub.bytes_sent(".gguf") == 0
+
+
+def test_a_folder_that_cannot_be_made_is_a_transfer_error(hub, repository, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(TransferError, match="cannot be stored"):
+        Shelf(tmp_path / "file").bring(Q4)
+
+
+def test_the_hash_of_what_was_checked_is_not_computed_again(hub, repository, models, tmp_path):
+    digests = DigestCache(tmp_path / "digests")
+    path = Shelf(models, digests).bring(Q4)
+    assert digests.load(FileState.of(path, path.stat())) == {WHOLE: hashlib.sha256(LARGE).hexdigest()}
+
+
+def test_those_who_bring_at_once_all_get_the_file_and_it_is_sent_once(hub, repository, models):
+    start, paths = threading.Barrier(4), []
+
+    def bring() -> None:
+        start.wait()
+        paths.append(Shelf(models).bring(Q4))
+
+    threads = [threading.Thread(target=bring) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 4
+    assert {path.read_bytes() for path in paths} == {LARGE}
+    assert hub.bytes_sent(".gguf") == len(LARGE)
+
+
+# --- a URL ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def url(hub, repository) -> UrlReference:
+    return UrlReference(f"{hub.storage}/storage/{REPO}/sub/m-Q4_0.gguf")
+
+
+def test_a_url_is_brought_and_found_again(hub, shelf, url):
+    path = shelf.bring(url)
+    assert (path.name, path.read_bytes()) == ("m-Q4_0.gguf", LARGE)
+    sent = hub.bytes_sent(".gguf")
+    assert shelf.bring(url) == path
+    assert hub.bytes_sent(".gguf") <= sent + 1
+
+
+def test_a_url_whose_file_was_replaced_is_brought_anew(hub, repository, shelf, url):
+    shelf.bring(url)
+    repository.files["sub/m-Q4_0.gguf"] = OTHER
+    assert shelf.bring(url).read_bytes() == OTHER
+
+
+def test_a_server_without_ranges_gives_the_file_whole_and_a_broken_one_from_its_beginning(hub, shelf, url):
+    hub.ranges = False
+    break_off(hub, 0, -600_000, 404)
+    with pytest.raises(TransferError):
+        shelf.bring(url)
+    assert shelf.bring(url).read_bytes() == LARGE
+
+
+# --- elsewhere, and offline ----------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_here_is_located_at_its_commit_with_its_hash(hub, repository, shelf):
+    found = shelf.locate(Q4)
+    assert isinstance(found, RemoteModel)
+    assert (found.name, found.is_checkpoint, found.paths) == ("m-Q4_0.gguf", False, ("sub/m-Q4_0.gguf",))
+    (file,) = found.files
+    assert (file.size, file.digest) == (len(LARGE), hashlib.sha256(LARGE).hexdigest())
+    assert repository.commit in file.url
+    assert hub.bytes_sent(".gguf") == 0
+    path = shelf.bring(Q4)
+    assert shelf.locate(Q4) == path
+
+
+def test_with_the_hub_gone_the_copy_that_is_here_is_used(hub, repository, shelf, nobody, caplog):
+    path = shelf.bring(Q4)
+    nobody()
+    assert shelf.bring(Q4) == shelf.locate(Q4) == path
+    assert "the copy on this machine is used" in caplog.text
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        shelf.bring(Q8)
+    with pytest.raises(Unreachable):
+        shelf.bring(HubReference("another/repo"))
+
+
+def test_offline_nobody_is_asked(hub, repository, shelf, models):
+    path = shelf.bring(Q4)
+    asked = len(hub.asked)
+    offline = Shelf(models, offline=True)
+    assert offline.bring(Q4) == path
+    assert offline.bring(HubReference(REPO)) == path
+    assert offline.bring(HubReference(REPO, repository.commit[:10], "Q4_0")) == path
+    with pytest.raises(TransferError, match=r"hf\.co/owner/repo:Q8_0 is not on this machine, and --offline"):
+        offline.bring(Q8)
+    with pytest.raises(TransferError, match="--offline"):
+        offline.bring(HubReference(REPO, "v2", "Q4_0"))
+    assert len(hub.asked) == asked
+
+
+def test_offline_a_reference_that_means_several_is_answered_with_those_that_are_here(hub, repository, shelf, models):
+    shelf.bring(Q4)
+    shelf.bring(Q8)
+    with pytest.raises(UnknownModel, match=r"as far as it is on this machine.*:Q4_0 .*:Q8_0"):
+        Shelf(models, offline=True).bring(HubReference(REPO))
+
+
+def test_offline_the_newest_version_is_used(hub, repository, shelf, models):
+    shelf.bring(Q4)
+    repository.files["sub/m-Q4_0.gguf"] = OTHER
+    repository.commit = "d" * 40
+    newer = shelf.bring(Q4)
+    assert Shelf(models, offline=True).bring(Q4) == newer
+
+
+# --- the list ------------------------------------------------------------------------------------------------
+
+
+def test_the_list_says_name_size_source_place_and_licence(hub, repository, shelf, models, url):
+    path = shelf.bring(Q4)
+    shelf.bring(url)
+    from_hub, from_url = sorted((row for row in rows(models) if row.installed), key=lambda row: row.name)
+    assert (from_hub.name, from_hub.nbytes, from_hub.path) == ("hf.co/owner/repo:sub/m-Q4_0.gguf", len(LARGE), path)
+    assert (from_hub.source, from_hub.version) == ("hf.co/owner/repo", repository.commit)
+    assert from_hub.licence == "apache-2.0"
+    assert (from_url.name, from_url.source) == (url.url, url.url)
+
+
+def test_what_the_list_calls_a_model_brings_it(hub, repository, shelf, models):
+    hub.add("owner/checkpoint", CHECKPOINT)
+    paths = {shelf.bring(Q4), shelf.bring(HubReference("owner/checkpoint"))}
+    from hyperlane.models.resolve import Library, resolve
+
+    assert {resolve(row.name, Library(models)) for row in rows(models) if row.installed} == paths
+
+
+@pytest.mark.parametrize(
+    "name", ["hf.co/owner/repo:sub/m-Q4_0.gguf", "owner/repo:Q4_0", "owner/repo:m-q4_0.GGUF", "hf://owner/repo"]
+)
+def test_a_model_is_removed_by_any_of_its_names_with_nothing_left(hub, repository, shelf, models, name):
+    shelf.bring(Q4)
+    for row in find(name, models):
+        remove(row, models)
+    assert list(models.iterdir()) == []
+
+
+def test_one_quantisation_is_removed_and_the_other_stays(hub, repository, shelf, models):
+    shelf.bring(Q4)
+    other = shelf.bring(Q8)
+    (row,) = find("owner/repo:Q4_0", models)
+    remove(row, models)
+    assert [row.path for row in rows(models) if row.installed] == [other]
+
+
+def test_every_version_of_a_file_is_removed_with_it(hub, repository, shelf, models):
+    shelf.bring(Q4)
+    repository.files["sub/m-Q4_0.gguf"] = OTHER
+    shelf.bring(Q4)
+    found = find("owner/repo:Q4_0", models)
+    assert len(found) == 2
+    for row in found:
+        remove(row, models)
+    assert not list(models.rglob("*.gguf"))
+
+
+def test_a_file_that_was_not_downloaded_is_never_removed(models, tmp_path):
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(LARGE)
+    with pytest.raises(UnknownModel, match="is your own file"):
+        find(str(mine), models)
+    with pytest.raises(UnknownModel, match="not among the models that were downloaded"):
+        find("owner/repo:Q4_0", models)
+    assert mine.read_bytes() == LARGE
+
+
+def test_papers_that_cannot_be_read_are_passed_over(hub, repository, shelf, models, caplog):
+    shelf.bring(Q4)
+    (place,) = models.rglob(PAPERS)
+    for damage in ("", "[]", "{}", '{"files": [{}]}', '{"files": 3}'):
+        place.write_text(damage)
+        assert shelf.kept() == []
+    assert "cannot be read" in caplog.text
+
+
+def test_a_name_with_dangerous_characters_stays_in_its_folder(hub, shelf, models):
+    hub.add(REPO, {"a\\..\\..\\b:c-Q4_0.gguf": LARGE})
+    path = shelf.bring(HubReference(REPO, pick="Q4_0"))
+    assert path.name == "a_.._.._b_c-Q4_0.gguf"
+    assert models in path.parents
