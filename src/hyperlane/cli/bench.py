@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hyperlane.cli.command import command
-from hyperlane.cli.flags import CommonFlags, ServeFlags
+from hyperlane.cli.flags import MODEL_HELP, CommonFlags, ServeFlags
 from hyperlane.cli.loading import loaded_model
 from hyperlane.cli.terminal import write_json
 
@@ -16,7 +16,7 @@ from hyperlane.cli.terminal import write_json
 @command
 def bench(
     *,
-    model: Annotated[str, typer.Argument(help="name from `hyperlane models`, or the path of a GGUF file")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="length of the long prompt")] = 512,
     new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="tokens that are decoded")] = 128,
     streams: Annotated[int, typer.Option(metavar="N", min=1, help="requests at once, for throughput")] = 8,

@@ -11,7 +11,7 @@ import typer
 
 from hyperlane.cli.command import command
 from hyperlane.cli.conversation import answer_room, fit
-from hyperlane.cli.flags import AnswerFlags, CommonFlags, SamplingFlags, ServeFlags
+from hyperlane.cli.flags import MODEL_HELP, AnswerFlags, CommonFlags, SamplingFlags, ServeFlags
 from hyperlane.cli.loading import loaded_model
 from hyperlane.cli.terminal import note, warn
 from hyperlane.config import Paths
@@ -36,7 +36,7 @@ ReadLine = Callable[[], str]
 @command
 def chat(
     *,
-    model: Annotated[str, typer.Argument(help="name from `hyperlane models`, or the path of a GGUF file")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     answer: AnswerFlags,
     sampling: SamplingFlags,
     serving: ServeFlags,

@@ -9,12 +9,10 @@ import typer
 
 from hyperlane import config
 from hyperlane.cli.command import command
-from hyperlane.cli.flags import CommonFlags
+from hyperlane.cli.flags import MODEL_HELP, CommonFlags
 from hyperlane.cli.terminal import note, progress_bars, write_json
 from hyperlane.config import Paths
 from hyperlane.errors import UsageError
-
-MODEL_HELP = "name from `hyperlane models`, hf.co/OWNER/REPO:QUANTISATION, URL, file or folder"
 
 
 @command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hyperlane.cli.command import command
-from hyperlane.cli.flags import CommonFlags, ServeFlags
+from hyperlane.cli.flags import MODEL_HELP, CommonFlags, ServeFlags
 from hyperlane.cli.loading import LoadBars
 from hyperlane.cli.terminal import progress_bars, write_json
 from hyperlane.config import DiscoveryConfig, load
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @command
 def plan(
     *,
-    model: Annotated[str, typer.Argument(help="name from `hyperlane models`, or the path of a GGUF file")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="print plan and candidates as JSON")] = False,
     serving: ServeFlags,
     common: CommonFlags,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hyperlane.cli.command import command
-from hyperlane.cli.flags import AnswerFlags, CommonFlags, SamplingFlags, ServeFlags
+from hyperlane.cli.flags import MODEL_HELP, AnswerFlags, CommonFlags, SamplingFlags, ServeFlags
 from hyperlane.cli.loading import loaded_model
 from hyperlane.cli.terminal import note, write_json
 from hyperlane.errors import UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @command
 def run(
     *,
-    model: Annotated[str, typer.Argument(help="name from `hyperlane models`, or the path of a GGUF file")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     prompt: Annotated[
         str | None, typer.Argument(help="the prompt; '-' or nothing reads it from standard input", show_default=False)
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hyperlane.cli.command import command
-from hyperlane.cli.flags import ApiFlags, CommonFlags, JoinFlags, ServeFlags
+from hyperlane.cli.flags import MODEL_HELP, ApiFlags, CommonFlags, JoinFlags, ServeFlags
 from hyperlane.cli.loading import loaded_model
 from hyperlane.cli.terminal import note
 from hyperlane.cli.token import duration, how_to_join
@@ -28,7 +28,7 @@ FIRST_USES = 16
 @command
 def serve(
     *,
-    model: Annotated[str, typer.Argument(help="name from `hyperlane models`, or the path of a GGUF file")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     api: ApiFlags,
     serving: ServeFlags,
     joining: JoinFlags,
