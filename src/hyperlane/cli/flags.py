@@ -14,6 +14,9 @@ from hyperlane.config import ApiConfig, JoinConfig, ServeConfig, WorkerConfig
 
 AnyRole = ServeConfig | WorkerConfig | JoinConfig | ApiConfig
 
+MODEL_HELP = "name from `hyperlane models`, hf.co/OWNER/REPO:QUANTISATION, URL, file or folder"
+"""What every command that takes a model says of it."""
+
 _SAMPLING, _CLUSTER, _PLAN, _API = "Sampling", "Workers and memory", "Planning", "HTTP"
 
 
