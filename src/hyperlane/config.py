@@ -8,10 +8,8 @@ with the values. Precedence: flag, variable (`HYPERLANE_SERVE_SLOTS`), file (`[s
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,10 +19,7 @@ import platformdirs
 from hyperlane import values
 from hyperlane.core import Address
 from hyperlane.errors import ConfigError
-
-_PREFIX = "HYPERLANE_"
-_PLAIN_VARIABLES = ("HYPERLANE_HOME", "HYPERLANE_CONFIG")
-_TESTS_PREFIX = "HYPERLANE_TEST_"
+from hyperlane.said import refuse_unknown, said_by_file, said_by_variables
 
 
 def _setting(default: Any, read: Callable[[object], object], meaning: str) -> Any:  # noqa: ANN401 (as dataclasses.field)
@@ -310,8 +305,9 @@ class Settings:
         home = Path(environ["HYPERLANE_HOME"]).expanduser() if environ.get("HYPERLANE_HOME") else None
         asked = file or (Path(environ["HYPERLANE_CONFIG"]) if environ.get("HYPERLANE_CONFIG") else None)
         usual = (home or platformdirs.user_config_path("hyperlane", appauthor=False)) / "config.toml"
-        said = _from_file(asked or usual, must_exist=asked is not None)
-        said.update(_from_environ(environ))
+        known = {role.section: tuple(_known(role)) for role in _ROLES}
+        said = said_by_file(asked or usual, known, must_exist=asked is not None)
+        said.update(said_by_variables(environ, known))
         return cls(said, home)
 
     def resolve(self, role: type[Role], **flags: object) -> Role:
@@ -328,7 +324,7 @@ class Settings:
                 chosen[name] = _read(known[name], value, place)
         for name, value in flags.items():
             if value is not None and name != "paths":
-                _refuse_unknown(name, known, "flag")
+                refuse_unknown(name, known, "flag")
                 chosen[name] = _read(known[name], value, "--" + name.replace("_", "-"))
         if role is Paths:
             return role(**{**_home_paths(self.home), **chosen})
@@ -357,45 +353,3 @@ def _check(config: Any) -> None:  # noqa: ANN401 (any role)
         value = getattr(config, setting.name)
         if "read" in setting.metadata and value is not None:
             object.__setattr__(config, setting.name, _read(setting, value, setting.name))
-
-
-def _refuse_unknown(name: str, known: Iterable[str], what: str) -> None:
-    names = sorted(known)
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-    raise ConfigError(f"{what} '{name}' is unknown; {hint}")
-
-
-def _from_environ(environ: Mapping[str, str]) -> dict[tuple[str, str], tuple[object, str]]:
-    keys = {f"{_PREFIX}{role.section}_{name}".upper(): (role.section, name) for role in _ROLES for name in _known(role)}
-    said: dict[tuple[str, str], tuple[object, str]] = {}
-    for variable, value in environ.items():
-        if not variable.startswith(_PREFIX) or variable.startswith(_TESTS_PREFIX) or variable in _PLAIN_VARIABLES:
-            continue
-        _refuse_unknown(variable, (*keys, *_PLAIN_VARIABLES), "environment variable")
-        if value:
-            said[keys[variable]] = (value, variable)
-    return said
-
-
-def _from_file(path: Path, *, must_exist: bool) -> dict[tuple[str, str], tuple[object, str]]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if must_exist:
-            raise ConfigError(f"the configuration file {path} does not exist") from None
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
-    sections = {role.section: role for role in _ROLES}
-    said: dict[tuple[str, str], tuple[object, str]] = {}
-    for section, entries in content.items():
-        _refuse_unknown(section, sections, f"{path}: section")
-        if not isinstance(entries, dict):
-            raise ConfigError(f"{path}: '{section}' must be a section: [{section}]")
-        for name, value in entries.items():
-            _refuse_unknown(name, _known(sections[section]), f"{path}: key of [{section}]")
-            said[section, name] = (value, f"{path}: [{section}] {name}")
-    return said

@@ -45,7 +45,7 @@ HOMES = {
     "ifaddr": {"cluster"},
     "zeroconf": {"cluster"},
     "platformdirs": {"config"},
-    "tomllib": {"config"},
+    "tomllib": {"said"},
 }
 """Which rooms may import a package; everything else asks that room."""
 
