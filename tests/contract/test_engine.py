@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from hyperlane.core import StageSpec
+from hyperlane.core import Precision, StageSpec
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.stage.engine import Engine
@@ -37,6 +38,7 @@ OPTIONS = {
     "wide": EngineOptions(offsets=BlockOffsets.WIDE),
 }
 
+PACKED = (Precision.INT8, Precision.INT4)
 PLAIN = {"F32", "F16", "BF16"}
 FLOAT_TOLERANCE = 1e-4
 """Float32 matmuls sum one row otherwise than many; integer ones do not."""
@@ -75,5 +77,19 @@ def test_onnx_engine_in_other_arithmetic(check, options, onnx_harness):
 
 
 @pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("model", ["llama", "gemma3"])
+def test_onnx_engines_with_packed_links(check, model, precision, onnx_harness):
+    """Packing loses something, but the same whatever is computed beside it and however a prompt is cut."""
+    check(replace(onnx_harness(MODELS[model], EngineOptions()), precision=precision, least_stages=3))
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda check: check.__name__)
 def test_fake_engine(check):
     check(EngineHarness(toy_facts(layers=4, vocab=300), FakeEngine))
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("precision", PACKED)
+def test_fake_engines_with_packed_links(check, precision):
+    check(EngineHarness(toy_facts(layers=4, hidden=64, vocab=300), FakeEngine, precision=precision))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hyperlane.core import Row
+from hyperlane.core import Precision, Row
 from hyperlane.errors import EngineFault, LoadFailed, ProtocolError
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
@@ -18,6 +19,7 @@ from hyperlane.stage.orders import LoadProgress
 from hyperlane.store.ready_store import ReadyStore
 from hyperlane.testing.engines import ENGINE_CHECKS, STEP_TOKENS, EngineHarness
 from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
+from hyperlane.wire.packing import BLOCK_BYTES, NOT_FINITE
 
 
 @contextmanager
@@ -77,6 +79,18 @@ def test_a_value_that_is_not_finite_is_a_fault_at_every_stage(tiny):
             with pytest.raises(EngineFault, match="not finite"):
                 engine.step(rows)
     first.close()
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+def test_a_packed_value_that_is_not_finite_is_a_fault_at_every_stage(precision, tiny):
+    specs = replace(tiny, precision=precision).specs(3)
+    for engine in (tiny.make(specs[1]), tiny.make(specs[2])):
+        for rows in ((Row(0, 0, 4, (3,)),), (Row(1, 0, 1, (0,)),)):
+            buffer = engine.input_buffer(rows)
+            buffer[:] = bytes(len(buffer))
+            buffer[-BLOCK_BYTES[precision]] = NOT_FINITE
+            with pytest.raises(EngineFault, match="not finite"):
+                engine.step(rows)
 
 
 def test_token_ids_beyond_the_vocabulary_are_refused(tiny):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 
-from hyperlane.core import Address, Row, StageSpec
+from hyperlane.core import Address, ElementType, Plan, Precision, Row, StageSpec
 from hyperlane.errors import EngineFault, LinkBroken, LinkError, ProtocolError
 from hyperlane.stage.host import StageHost
 from hyperlane.stage.orders import LoadOrder, StageKey, WeightSources
@@ -20,6 +21,7 @@ from hyperlane.wire import dial
 from hyperlane.wire.candidates import split
 from hyperlane.wire.frame import Copy, Frame, Kind, Role
 from hyperlane.wire.listener import DataListener
+from hyperlane.wire.packing import token_bytes
 from hyperlane.wire.ring import TcpRing
 
 FACTS = toy_facts(layers=5)
@@ -67,13 +69,14 @@ def _order(spec: StageSpec) -> LoadOrder:
 
 
 @contextmanager
-def workers(stages: int, faults: FakeFaults = NO_FAULTS) -> Iterator[Workers]:
+def workers(stages: int | Plan, faults: FakeFaults = NO_FAULTS) -> Iterator[Workers]:
+    plan = toy_plan(FACTS, stages=stages) if isinstance(stages, int) else stages
     with ExitStack() as parts:
-        yield Workers(toy_specs(toy_plan(FACTS, stages=stages)), parts, faults)
+        yield Workers(toy_specs(plan), parts, faults)
 
 
 @contextmanager
-def ring_of(stages: int, faults: FakeFaults = NO_FAULTS) -> Iterator[tuple[TcpRing, Workers]]:
+def ring_of(stages: int | Plan, faults: FakeFaults = NO_FAULTS) -> Iterator[tuple[TcpRing, Workers]]:
     with workers(stages, faults) as made:
         made.connect()
         ring = made.ring()
@@ -116,6 +119,18 @@ def generate(ring: TcpRing, prompt: list[int], count: int) -> list[int]:
 def test_any_number_of_stages_gives_the_models_own_tokens(stages):
     with ring_of(stages) as (ring, _):
         assert generate(ring, [3, 1, 4, 1, 5], 16) == fake_generate([3, 1, 4, 1, 5], 16, FACTS)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+def test_packed_links_carry_frames_of_their_own_size(precision):
+    facts = toy_facts(layers=5, hidden=128)
+    plan = toy_plan(facts, stages=3)
+    with ring_of(replace(plan, precisions=(Precision.RAW, precision, precision, Precision.RAW))) as (ring, _):
+        assert generate(ring, [3, 1, 4, 1, 5], 16) == fake_generate([3, 1, 4, 1, 5], 16, facts)
+        ring.send(tokens_frame(99, [1, 2, 3], 0))
+        _, frame = next_token(ring)
+        packed = token_bytes(facts.hidden, precision, ElementType.F32)
+        assert 3 * packed < frame.timings[0].sent_bytes < 3 * packed + 150
 
 
 def test_every_stage_of_the_ring_has_added_its_timing_in_order():

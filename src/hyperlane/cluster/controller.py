@@ -24,7 +24,7 @@ from hyperlane.cluster.supply import WeightSupply
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.cluster.worker_client import Loaded, WorkerClient
-from hyperlane.core import Address, Epoch, Plan, StageSpec
+from hyperlane.core import Address, Epoch, Plan, Precision, StageSpec
 from hyperlane.errors import ClusterError, HyperlaneError, LoadFailed, WorkerUnreachable
 from hyperlane.stage.orders import LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.terms import hello_to
@@ -169,12 +169,7 @@ class Controller:
         self, ask: Ask, planned: Planned, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost
     ) -> Pipeline:
         plan = planned.plan
-        elements = {stage.element for stage in loaded}
-        if len(elements) > 1:
-            raise ClusterError(
-                f"raw links need one element type, but the workers' engines use {' and '.join(sorted(elements))}: "
-                "leave the workers of one type out"
-            )
+        check_elements(plan, loaded)
         keys = [StageKey(epoch, stage.index) for stage in plan.stages]
         clients = [self._clients[stage.worker.control] for stage in plan.stages]
         await self._together(
@@ -255,6 +250,21 @@ def specs_of(plan: Plan, epoch: Epoch, step_tokens: int) -> list[StageSpec]:
         )
         for stage in plan.stages
     ]
+
+
+def check_elements(plan: Plan, loaded: Sequence[Loaded]) -> None:
+    """Raw links carry an engine's own type of values: both ends must have the same.
+
+    Raises:
+        ClusterError: two neighbours on a raw link have not.
+
+    """
+    for precision, (source, target) in zip(plan.precisions[1:], pairwise(loaded), strict=False):
+        if precision is Precision.RAW and source.element is not target.element:
+            raise ClusterError(
+                f"a raw link needs one element type, but its ends' engines use {source.element} and {target.element}: "
+                "choose --wire int8, or leave the workers of one type out"
+            )
 
 
 def link_peers(clients: Sequence[WorkerClient], trust: HeadTrust | None) -> list[LinkPeers | None]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from hyperlane.core import LayerRange, ModelFacts, RopeFacts
-from hyperlane.graph import candidates, names
+from hyperlane.core import LayerRange, ModelFacts, Precision, RopeFacts
+from hyperlane.graph import candidates, names, wire_codec
 from hyperlane.graph.builder import Dim, GraphBuilder
 from hyperlane.graph.forms import Forms, packed_name, scales_name, values_name, zeros_name
 from hyperlane.graph.matmul import Matmuls
@@ -28,7 +28,7 @@ class StageShape:
     """What a graph is built for. `positions`: entries of a slot in the KV arena; `accuracy`: see `Matmuls`.
 
     `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
-    family allows it. `top_parts`: see `candidates`.
+    family allows it. `precision_in`, `precision_out`: of hidden states. `top_parts`: see `candidates`.
     """
 
     facts: ModelFacts
@@ -40,6 +40,8 @@ class StageShape:
     accuracy: int = 4
     half_cache: bool = False
     half: bool = False
+    precision_in: Precision = Precision.RAW
+    precision_out: Precision = Precision.RAW
     top_parts: int = 1
 
     @property
@@ -75,7 +77,7 @@ class Decoder(ABC):
 
     def build(self, weights: Sequence[TensorProto]) -> bytes:
         """Return the serialised model, its initialisers the constants of the graph and `weights`."""
-        graph, facts = self.graph, self.facts
+        graph = self.graph
         stream = Stream(self._embed()) if self.shape.embeds else self._received()
         if len(self.shape.layers):
             graph.input(names.LENGTHS, TensorProto.INT32, ["batch"])
@@ -87,8 +89,7 @@ class Decoder(ABC):
         if self.shape.projects:
             self._project(stream)
         else:
-            self._sum(stream, names.HIDDEN_OUT)
-            graph.output(names.HIDDEN_OUT, self.numbers.stream, ["batch", "tokens", facts.hidden])
+            self._pass_on(stream)
         return graph.model(weights)
 
     # --- what layers are made of -------------------------------------------------------------------------
@@ -164,10 +165,27 @@ class Decoder(ABC):
         The nothing is explicit, so that the first norm is the same kernel as inside a stage: the two kernels sum in
         another order, and int8 activations turn a last bit into another answer.
         """
-        graph = self.graph
-        hidden = graph.input(names.HIDDEN_IN, self.numbers.stream, ["batch", "tokens", self.facts.hidden])
+        graph, size, precision = self.graph, self.facts.hidden, self.shape.precision_in
+        if precision is Precision.RAW:
+            hidden = graph.input(names.HIDDEN_IN, self.numbers.stream, ["batch", "tokens", size])
+        else:
+            packed = graph.input(names.HIDDEN_IN, TensorProto.UINT8, ["batch", "tokens", "token_bytes"])
+            single = wire_codec.unpack(graph, packed, size, precision, "received/single")
+            hidden = self._cast(single, TensorProto.FLOAT, self.numbers.stream, "received/hidden")
         zero = graph.constant("received/zero", np.array(0.0, self.numbers.stream_dtype))
         return Stream(hidden, graph.node("Mul", [hidden, zero], "received/nothing"))
+
+    def _pass_on(self, stream: Stream) -> None:
+        """The sum, as the link to the next stage carries it."""
+        graph, size, precision = self.graph, self.facts.hidden, self.shape.precision_out
+        if precision is Precision.RAW:
+            self._sum(stream, names.HIDDEN_OUT)
+            graph.output(names.HIDDEN_OUT, self.numbers.stream, ["batch", "tokens", size])
+            return
+        hidden = self._sum(stream, "passed/hidden")
+        single = self._cast(hidden, self.numbers.stream, TensorProto.FLOAT, "passed/single")
+        wire_codec.pack(graph, single, size, precision, names.HIDDEN_OUT)
+        graph.output(names.HIDDEN_OUT, TensorProto.UINT8, ["batch", "tokens", "token_bytes"])
 
     def _embed(self) -> str:
         """Look up the rows of the token ids; scaled where the family does that."""

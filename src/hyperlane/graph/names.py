@@ -6,10 +6,10 @@ TOKENS = "tokens"
 """int32 [batch, tokens]: token ids of a first stage."""
 
 HIDDEN_IN = "hidden_in"
-"""[batch, tokens, hidden] of the stream's type: what the stage before sent."""
+"""What the stage before sent: [batch, tokens, hidden] of the stream's type, or uint8 [batch, tokens, token bytes]."""
 
 HIDDEN_OUT = "hidden_out"
-"""[batch, tokens, hidden] of the stream's type: what goes to the next stage."""
+"""What goes to the next stage, in the same way."""
 
 LENGTHS = "lengths"
 """int32 [batch]: position of each row's last token, which is one less than its KV length after the run."""

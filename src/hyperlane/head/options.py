@@ -9,6 +9,8 @@ from typing import Protocol
 from hyperlane.core import Plan
 from hyperlane.head.prefixes import Reuse
 from hyperlane.head.scheduler import Policy
+from hyperlane.wire.limits import TOKEN_ID_BYTES
+from hyperlane.wire.packing import token_bytes
 
 
 class Words(Protocol):
@@ -47,17 +49,23 @@ class HeadOptions:
     def policy(self, plan: Plan) -> Policy:
         """The scheduler's limits for a plan."""
         stages, predicted = len(plan.stages), plan.prediction
-        element_bytes = max(stage.worker.element.bytes for stage in plan.stages)
         return Policy(
             max_step_tokens=self.max_step_tokens,
             prompt_chunk=self.prompt_chunk,
             max_frames=self.frames_in_flight or (predicted.frames if predicted else 2 * stages),
             max_bytes=self.bytes_in_flight,
-            token_bytes=plan.model.hidden * element_bytes if stages > 1 else 4,
+            token_bytes=_largest_token(plan),
             logits_bytes=4 * plan.model.vocab,
             decode_groups=self.decode_groups or (predicted.groups if predicted else stages),
             min_group_rows=self.min_group_rows,
         )
+
+
+def _largest_token(plan: Plan) -> int:
+    """Bytes of a token on the link that carries most."""
+    senders = zip(plan.stages[:-1], plan.precisions[1:], strict=False)
+    hidden = [token_bytes(plan.model.hidden, precision, stage.worker.element) for stage, precision in senders]
+    return max(hidden, default=TOKEN_ID_BYTES)
 
 
 @dataclass(slots=True)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyperlane.core import ElementType, StageSpec
+from hyperlane.core import ElementType, Precision, StageSpec
 from hyperlane.stage.memory import Memory
+from hyperlane.wire.packing import BLOCK_BYTES, NOT_FINITE, token_bytes
 
 Values = npt.NDArray[Any]
 
@@ -23,8 +24,9 @@ _NOT_FINITE_HALF = 0x7C00
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """What goes in and out of a stage, token-major: token ids [tokens] of a first stage, else hidden [tokens, hidden].
+    """What goes in and out of a stage, token-major: token ids [tokens] of a first stage, else hidden [tokens, …].
 
+    Hidden states are [tokens, hidden] of the engine's own type where the link is raw, else uint8 [tokens, token bytes].
     `frame_in` and `frame_out` hold a whole frame; `slots_in` and `slots_out` one token of each slot, by slot, so that
     a range of slots is contiguous. `frame_out` and `slots_out` are None on a last stage.
     """
@@ -39,14 +41,16 @@ class Buffers:
         """Buffers for a stage's largest frame."""
         tokens = spec.max_step_tokens + 1  # a stand-in may come after the last
 
-        hidden = spec.model.hidden
-        dtype = DTYPES[element]
+        def hidden(count: int, precision: Precision) -> Values:
+            if precision is Precision.RAW:
+                return memory.array((count, spec.model.hidden), DTYPES[element])
+            return memory.array((count, token_bytes(spec.model.hidden, precision, element)), np.uint8)
 
         def given(count: int) -> Values:
-            return memory.array((count,), np.int32) if spec.is_first else memory.array((count, hidden), dtype)
+            return memory.array((count,), np.int32) if spec.is_first else hidden(count, spec.precision_in)
 
         def passed(count: int) -> Values | None:
-            return None if spec.is_last else memory.array((count, hidden), dtype)
+            return None if spec.is_last else hidden(count, spec.precision_out)
 
         return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots))
 
@@ -57,8 +61,13 @@ class Buffers:
         return self.frame_in.nbytes + self.slots_in.nbytes + outputs
 
 
-def all_finite(values: Values) -> bool:
-    """Whether no value is infinite or not a number; may say no where float32 values near the largest add up to it."""
+def all_finite(values: Values, precision: Precision = Precision.RAW) -> bool:
+    """Whether no hidden state is infinite or not a number.
+
+    May say no where float32 values near the largest add up to it, and of packed ones beyond what scales cover.
+    """
+    if precision is not Precision.RAW:
+        return int(values[..., :: BLOCK_BYTES[precision]].max(initial=0)) < NOT_FINITE
     if values.dtype == np.float16:
         magnitudes = values.view(np.uint16) & 0x7FFF  # comparing bits is some 20 times faster than adding halves
         return int(magnitudes.max(initial=0)) < _NOT_FINITE_HALF

@@ -129,6 +129,8 @@ class _Order:
             accuracy=self.accuracy,
             half_cache=self.options.kv is KvElement.F16,
             half=provider_of(self.options.device).half,
+            precision_in=self.spec.precision_in,
+            precision_out=self.spec.precision_out,
             top_parts=parts_of(self.spec.model.vocab) if provider_of(self.options.device).searches_parts else 1,
         )
         return build_stage(shape, initialisers)

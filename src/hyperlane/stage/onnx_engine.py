@@ -228,7 +228,7 @@ class OnnxEngine:
 
     def _check_hidden(self, binding: Binding) -> None:
         assert binding.hidden_out is not None
-        if not all_finite(binding.hidden_out):
+        if not all_finite(binding.hidden_out, self._spec.precision_out):
             raise EngineFault(f"hidden states are not finite after layers {self._spec.layers}")
 
     # --- bindings ----------------------------------------------------------------------------------------

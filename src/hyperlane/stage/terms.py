@@ -6,28 +6,22 @@ from dataclasses import astuple
 
 from hyperlane import __version__
 from hyperlane.core import ElementType, Precision, StageSpec
-from hyperlane.errors import ConfigError, ProtocolError
+from hyperlane.errors import ProtocolError
 from hyperlane.wire.frame import Hello, Role
 from hyperlane.wire.limits import Limits
+from hyperlane.wire.packing import token_bytes
 
 MAX_PAYLOAD_BYTES = 1 << 28
 """256 MiB, unless one step's hidden states are more: bounds how many positions' whole logits one frame asks for."""
 
 
-def token_bytes(hidden: int, precision: Precision, element: ElementType) -> int:
-    """Bytes of one token's hidden state on a link.
+def limits_of(spec: StageSpec, precision: Precision, element: ElementType) -> Limits:
+    """The largest frame on a link of this stage.
 
     Raises:
-        ConfigError: no engine packs to that precision yet.
+        ConfigError: hidden states of this model cannot be packed so.
 
     """
-    if precision is not Precision.RAW:
-        raise ConfigError(f"links of precision {precision.value} are not supported; use {Precision.RAW.value}")
-    return hidden * element.bytes
-
-
-def limits_of(spec: StageSpec, precision: Precision, element: ElementType) -> Limits:
-    """The largest frame on a link of this stage."""
     packed = token_bytes(spec.model.hidden, precision, element)
     return Limits(
         max_rows=spec.slots,
@@ -43,16 +37,19 @@ def limits_of(spec: StageSpec, precision: Precision, element: ElementType) -> Li
 def hello_to(spec: StageSpec, role: Role, element: ElementType) -> Hello:
     """What whoever dials this stage says; for a link between stages that is the HELLO of the later one's upstream."""
     precision = spec.precision_in if role is Role.UPSTREAM else spec.precision_out
-    limits = limits_of(spec, precision, element)
-    return Hello(spec.epoch, spec.index, role, limits, element, precision, spec.model.hidden, __version__)
+    return _hello(spec, spec.index, role, element, precision)
 
 
 def hello_to_next(spec: StageSpec, element: ElementType) -> Hello:
     """What this stage says to the one after it."""
-    limits = limits_of(spec, spec.precision_out, element)
-    return Hello(
-        spec.epoch, spec.index + 1, Role.UPSTREAM, limits, element, spec.precision_out, spec.model.hidden, __version__
-    )
+    return _hello(spec, spec.index + 1, Role.UPSTREAM, element, spec.precision_out)
+
+
+def _hello(spec: StageSpec, stage: int, role: Role, element: ElementType, precision: Precision) -> Hello:
+    """Packed links carry no element type: engines of different ones may be neighbours on them."""
+    said = element if precision is Precision.RAW else ElementType.F32
+    limits = limits_of(spec, precision, said)
+    return Hello(spec.epoch, stage, role, limits, said, precision, spec.model.hidden, __version__)
 
 
 def agree(mine: Hello, theirs: Hello) -> Limits:

@@ -13,6 +13,7 @@ from hyperlane.wire.kind import Kind
 from hyperlane.wire.limits import Limits, Terms
 from hyperlane.wire.link import Ring
 from hyperlane.wire.memory import memory_ring
+from hyperlane.wire.packing import token_bytes
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def engine_ring(specs: Sequence[StageSpec], engines: Sequence[Engine]) -> Iterat
         slots=first.slots,
         context=first.context,
         vocab=first.model.vocab,
-        token_bytes=first.model.hidden * engines[0].element.bytes,
+        token_bytes=token_bytes(first.model.hidden, first.precision_out, engines[0].element),
     )
     kinds = [frozenset({Kind.TOKENS})] + [frozenset({Kind.HIDDEN})] * (len(specs) - 1)
     kinds.append(frozenset({Kind.CANDIDATES, Kind.LOGITS}))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyperlane.core import CANDIDATES_K, Epoch, HeadId, LayerRange, ModelFacts, Row, StageSpec
+from hyperlane.core import CANDIDATES_K, Epoch, HeadId, LayerRange, ModelFacts, Precision, Row, StageSpec
 from hyperlane.errors import ProtocolError
 from hyperlane.stage.engine import Engine
 from hyperlane.wire.candidates import Candidates, candidates_bytes, split
@@ -29,11 +29,17 @@ PROMPT_TOKENS = 24
 
 @dataclass(frozen=True, slots=True)
 class EngineHarness:
-    """A model of at least 3 layers and how to make an engine of one of its stages. `tolerance`: of a logit."""
+    """A model of at least 3 layers and how to make an engine of one of its stages. `tolerance`: of a logit.
+
+    `precision`: of the links between stages; where it loses something, one and the same number of stages is compared:
+    `least_stages` for all.
+    """
 
     facts: ModelFacts
     make: Callable[[StageSpec], Engine]
     tolerance: float = 0.0
+    precision: Precision = Precision.RAW
+    least_stages: int = 1
 
     def same(self, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
         """Fail unless these logits are the same."""
@@ -54,6 +60,8 @@ class EngineHarness:
                 context=CONTEXT,
                 threads=1,
                 max_step_tokens=STEP_TOKENS,
+                precision_in=self.precision if index else Precision.RAW,
+                precision_out=self.precision if index < stages - 1 else Precision.RAW,
             )
             for index in range(stages)
         ]
@@ -61,7 +69,7 @@ class EngineHarness:
     @contextmanager
     def pipeline(self, stages: int = 1) -> Iterator[InProcessPipeline]:
         """The model's stages one after the other, closed at the end."""
-        made = InProcessPipeline(self.facts, [self.make(spec) for spec in self.specs(stages)])
+        made = InProcessPipeline(self.facts, [self.make(spec) for spec in self.specs(max(stages, self.least_stages))])
         try:
             yield made
         finally:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperlane.core import ElementType, ModelFacts, Row, StageSpec
+from hyperlane.core import ElementType, ModelFacts, Precision, Row, StageSpec
 from hyperlane.errors import EngineFault, ProtocolError
 from hyperlane.wire.candidates import Candidates, candidates_bytes, join
+from hyperlane.wire.packing import NOT_FINITE, token_bytes
 
 Floats = npt.NDArray[np.float32]
 
@@ -91,7 +92,7 @@ class FakeEngine:
     def input_buffer(self, rows: Sequence[Row]) -> memoryview:
         self._check(rows)
         tokens = sum(row.count for row in rows)
-        self._input = bytearray(4 * tokens * (1 if self._spec.is_first else self._spec.model.hidden))
+        self._input = bytearray(tokens * (4 if self._spec.is_first else self._token_bytes(self._spec.precision_in)))
         return memoryview(self._input)
 
     def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
@@ -129,10 +130,22 @@ class FakeEngine:
             tokens = np.frombuffer(self._input, "<i4").tolist()
             positions = [row.start + offset for row in rows for offset in range(row.count)]
             return [embedding(token, position) for token, position in zip(tokens, positions, strict=True)]
+        if self._spec.precision_in is not Precision.RAW:
+            return self._unpacked()
         hidden = np.frombuffer(self._input, "<f4").reshape(-1, self._spec.model.hidden)[:, :STATE_VALUES]
         if not np.isfinite(hidden).all():
             raise EngineFault("a hidden state that is not finite came in")
         return [int(state) for state in np.ascontiguousarray(hidden.astype("<u2")).view("<u8").ravel()]
+
+    def _unpacked(self) -> list[int]:
+        """A packed token's first octet is a scale's code; here the state's octets are behind it."""
+        tokens = np.frombuffer(self._input, np.uint8).reshape(-1, self._token_bytes(self._spec.precision_in))
+        if (tokens[:, 0] == NOT_FINITE).any():
+            raise EngineFault("a hidden state that is not finite came in")
+        return [int(state) for state in np.ascontiguousarray(tokens[:, 1:9]).view("<u8").ravel()]
+
+    def _token_bytes(self, precision: Precision) -> int:
+        return token_bytes(self._spec.model.hidden, precision, self.element)
 
     def _layers(self, rows: Sequence[Row], states: list[int]) -> list[int]:
         for layer, slots in self._arena.items():
@@ -145,7 +158,13 @@ class FakeEngine:
                     at += 1
         return states
 
-    def _hidden(self, states: Sequence[int], *, broken: bool) -> Floats:
+    def _hidden(self, states: Sequence[int], *, broken: bool) -> npt.NDArray[Any]:
+        precision = self._spec.precision_out
+        if precision is not Precision.RAW:
+            packed = np.zeros((len(states), self._token_bytes(precision)), np.uint8)
+            packed[:, 1:9] = np.array(states, "<u8").view(np.uint8).reshape(-1, 8)
+            packed[-1, 0] = NOT_FINITE if broken else 0
+            return packed
         out = np.zeros((len(states), self._spec.model.hidden), "<f4")
         out[:, :STATE_VALUES] = np.array(states, "<u8").view("<u2").reshape(-1, STATE_VALUES)
         if broken:
@@ -232,5 +251,5 @@ def _lse(logits: Floats) -> float:
     return float(np.float32(top + np.log(np.exp(logits - top).sum(dtype=np.float32))))
 
 
-def _bytes_of(array: Floats) -> memoryview:
+def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
     return array.data.cast("B")

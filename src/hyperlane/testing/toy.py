@@ -69,6 +69,8 @@ def toy_specs(plan: Plan, epoch: int = 1, max_step_tokens: int = 128) -> tuple[S
             context=plan.context,
             threads=1,
             max_step_tokens=max_step_tokens,
+            precision_in=plan.precisions[stage.index],
+            precision_out=plan.precisions[stage.index + 1],
         )
         for stage in plan.stages
     )

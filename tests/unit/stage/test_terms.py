@@ -8,7 +8,7 @@ import pytest
 
 from hyperlane.core import ElementType, Precision
 from hyperlane.errors import ConfigError, ProtocolError
-from hyperlane.stage.terms import agree, hello_to, hello_to_next, token_bytes
+from hyperlane.stage.terms import agree, hello_to, hello_to_next
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 from hyperlane.wire.frame import Role
 
@@ -42,7 +42,22 @@ def test_another_vocabulary_is_refused():
         agree(mine, replace(mine, limits=replace(mine.limits, vocab=1)))
 
 
-def test_a_precision_that_no_engine_packs_is_refused():
-    assert token_bytes(8, Precision.RAW, ElementType.F16) == 16
+def test_a_model_that_cannot_be_packed_is_refused():
     with pytest.raises(ConfigError, match="int4"):
-        token_bytes(8, Precision.INT4, F32)
+        hello_to_next(replace(FIRST, precision_out=Precision.INT4), F32)
+
+
+def test_engines_of_two_types_agree_on_a_packed_link_and_on_no_raw_one():
+    first, second = toy_specs(toy_plan(toy_facts(hidden=64), stages=2))
+    packed = replace(first, precision_out=Precision.INT8), replace(second, precision_in=Precision.INT8)
+    agreed = agree(hello_to(packed[1], Role.UPSTREAM, F32), hello_to_next(packed[0], ElementType.F16))
+    assert agreed.token_bytes == 65
+    with pytest.raises(ProtocolError, match="element"):
+        agree(hello_to(second, Role.UPSTREAM, F32), hello_to_next(first, ElementType.F16))
+
+
+def test_ends_of_two_precisions_do_not_agree():
+    first, second = toy_specs(toy_plan(toy_facts(hidden=64), stages=2))
+    packed = replace(first, precision_out=Precision.INT8)
+    with pytest.raises(ProtocolError, match="precision"):
+        agree(hello_to(second, Role.UPSTREAM, F32), hello_to_next(packed, F32))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyperlane.core import ElementType, Epoch, HeadId, Precision, Row, StageTiming
+from hyperlane.testing.packed import GOLDEN_BLOCKS
 from hyperlane.wire import codec, hello, listener, rows, sockets
 from hyperlane.wire.frame import Copy, Fault, Frame, Hello, Kind, Role
 from hyperlane.wire.limits import Limits, Terms
@@ -170,4 +171,4 @@ def test_page_states_the_numbers_of_the_code():
 
 def test_examples_of_the_page_are_the_golden_bytes():
     examples = [re.sub(r"\s", "", block) for block in re.findall(r"```\n([0-9a-f\n]+)```", DOC)]
-    assert examples == [*[data for _, data in GOLDEN.values()], BYE, HELLO]
+    assert examples == [*[data for _, data in GOLDEN.values()], *GOLDEN_BLOCKS.values(), BYE, HELLO]
