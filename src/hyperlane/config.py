@@ -118,9 +118,7 @@ class ServeConfig(_Checked):
         "what prompts go on from, not computed again: 'all' that a slot holds, 'prompts' (same bits as without), 'off'",
     )
     threads: int | None = _setting(
-        None,
-        values.whole(1, 1024),
-        "compute threads of each local worker; unset: this machine's cores divided among them",
+        None, values.whole(1, 1024), "compute threads of each local worker; unset: this machine's cores, divided"
     )
     offline: bool = _setting(False, values.yes_or_no, "use models that are on this machine, and ask no hub")
     chat_template: Path | None = _setting(
@@ -149,6 +147,8 @@ class ServeConfig(_Checked):
     )
     connect_timeout_s: float = _setting(10.0, values.seconds, "seconds until a worker that does not answer is given up")
     load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
+    recovery_timeout_s: float = _setting(120.0, values.seconds, "seconds that requests wait when workers were lost")
+    replan: bool = _setting(True, values.yes_or_no, "move to a better plan while serving, when a worker comes")
     paths: Paths = field(default_factory=Paths)
 
     @property

@@ -127,9 +127,13 @@ class DuplicateIdentity(NotTrusted):
 
 
 class EngineFault(HyperlaneError):
-    """A stage's engine failed, or produced a value that is not finite."""
+    """A stage's engine failed, or produced a value that is not finite. `stage`: its index, where that is known."""
 
     exit_code = 6
+
+    def __init__(self, message: str, *, stage: int | None = None) -> None:
+        super().__init__(message)
+        self.stage = stage
 
 
 class LinkError(HyperlaneError):

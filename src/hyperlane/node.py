@@ -28,18 +28,18 @@ from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.opening import OpenDoor
+from hyperlane.cluster.upkeep import Upkeep
 from hyperlane.cluster.wanted import Use, context_of, wanted
 from hyperlane.cluster.weights import holds_model, open_weights
 from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
 from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
 from hyperlane.core import Address, HeadStatus, Plan, StageSpec
-from hyperlane.errors import ConfigError
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.prefixes import Reuse
 from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
-from hyperlane.models.chat_template import ChatTemplate, chat_template
+from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
@@ -64,17 +64,26 @@ log = logging.getLogger(__name__)
 class Serving:
     """A model that is loaded and ready, until `close`."""
 
-    def __init__(self, service: HeadService, plan: Plan, parts: ExitStack) -> None:
+    def __init__(self, service: HeadService, upkeep: Upkeep, parts: ExitStack) -> None:
         """`parts` ends everything, the last started first."""
         self.service = service
-        self.plan = plan
+        self._upkeep = upkeep
         self._parts = parts
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last pipeline."""
+        return self._upkeep.plan
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def offer(self, worker: Address) -> None:
+        """A worker that may be used from now on. What is found by itself needs no offer."""
+        self._upkeep.offer_soon(worker)
 
     def close(self) -> None:
         """End requests, release the workers, end those of this machine. Idempotent."""
@@ -107,36 +116,25 @@ def start_serving(
     with ExitStack() as parts:
         cluster = _Cluster(config, report, parts, worker_command, looking)
         tokenizer = Tokenizer.from_metadata(cluster.file)
-        template = _chat_template(tokenizer, config.chat_template)
+        template = chat_template_of(tokenizer, config.chat_template)
         options = HeadOptions(
             max_step_tokens=config.step_tokens,
             prompt_chunk=config.prompt_chunk,
             queue=config.queue,
             frames_in_flight=config.frames_in_flight,
             prefix_cache=Reuse(config.prefix_cache),
+            recovery_timeout_s=config.recovery_timeout_s,
         )
         head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
-        controller = cluster.controller()
         service = HeadService(head, tokenizer, template, cluster.complete)
+        upkeep = cluster.upkeep(head)
         parts.callback(service.close)
-        pipeline = cluster.loop.run(
-            controller.start(cluster.ask(), cluster.planning(), lambda error: head.detach(str(error)))
-        )
+        parts.callback(lambda: cluster.loop.run(upkeep.close()))
+        pipeline = cluster.loop.run(upkeep.start())
         report(Progress("head", "sending a token through every stage"))
         service.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
-        return Serving(service, pipeline.plan, parts.pop_all())
-
-
-def _chat_template(tokenizer: Tokenizer, file: Path | None) -> ChatTemplate | None:
-    if file is None:
-        return chat_template(tokenizer)
-    try:
-        template = chat_template(tokenizer, file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the chat template {file} cannot be read: {error}") from error
-    if template is not None:
-        template.check()
-    return template
+        cluster.loop.run(upkeep.watch())
+        return Serving(service, upkeep, parts.pop_all())
 
 
 def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | None = None) -> Outlook:
@@ -172,6 +170,7 @@ class _Cluster:
         self._config = config
         self._looking = looking
         self._around: Surroundings | None = None
+        self._upkeep: Upkeep | None = None
         self._report = report
         self._parts = parts
         digests = DigestCache(config.paths.digests)
@@ -213,9 +212,6 @@ class _Cluster:
         addresses = (*self._local.addresses(), *others, *found)
         controller = self.loop.run(self._make(addresses, identity, state / "logs"))
         self._parts.callback(lambda: self.loop.run(controller.close()))
-        if self._around is not None:
-            self._around.offer_to(controller.offer)
-            self._parts.callback(self._around.close)  # before the controller that it offers to
         return controller
 
     def planning(self) -> Planning:
@@ -228,9 +224,17 @@ class _Cluster:
         )
         return Planning(wishes, None, self._report)
 
+    def upkeep(self, head: Head) -> Upkeep:
+        upkeep = self._upkeep = self.loop.run(self._make_upkeep(self.controller(), head))
+        if self._around is not None:
+            self._around.offer_to(upkeep.offer)
+            self._parts.callback(self._around.close)  # before the controller that it offers to
+        return upkeep
+
     def complete(self, status: HeadStatus) -> HeadStatus:
-        """A status with what is around."""
-        return self._around.complete(status) if self._around is not None else status
+        """A status with what is around, and who is left out."""
+        status = self._around.complete(status) if self._around is not None else status
+        return self._upkeep.complete(status) if self._upkeep is not None else status
 
     def _expected(self) -> int:
         """How many nodes of this cluster may be found; none when workers are named, or nobody looks."""
@@ -254,13 +258,16 @@ class _Cluster:
         return self._around.wait(expected, looking.config.wait_s)
 
     async def _make(self, addresses: tuple[Address, ...], identity: HeadIdentity, logs: Path) -> Controller:
-        # Inside the loop, because its connections belong to it.
         return Controller(
             addresses, identity, logs, report=self._report, why_lost=self._local.obituary, trust=self._trust
         )
 
+    async def _make_upkeep(self, controller: Controller, head: Head) -> Upkeep:
+        return Upkeep(controller, self.ask(), self.planning(), self._local, head, replans=self._config.replan)
+
     def tell_loss(self, cause: Exception) -> None:
-        """The pipeline is gone; requests have ended already."""
+        if self._upkeep is not None:
+            self._upkeep.lost(cause)
         log.error("\n".join(filter(None, (f"the pipeline was lost: {cause}", self._local.obituary()))))
 
 

@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,87 +16,16 @@ import psutil
 import pytest
 
 from hyperlane import config
-from hyperlane.cluster import heartbeat
-from hyperlane.cluster.announce import Child
-from hyperlane.core import Address, Finished, GenerationRequest, SamplingParams, TextDelta
-from hyperlane.errors import ClusterError, DoesNotFit, HyperlaneError, LoadFailed, WorkerBusy, WorkerUnreachable
+from hyperlane.core import Address
+from hyperlane.errors import ClusterError, DoesNotFit, LoadFailed, WorkerBusy, WorkerUnreachable
 from hyperlane.node import make_plan, start_serving
 from hyperlane.testing.fake_engine import fake_generate
+from hyperlane.testing.toy_cluster import PROMPT, WITHIN_S, answer, children, serve_config
 from hyperlane.wire.kind import Kind
 
 TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
-PROMPT = tuple(range(20, 40))
-WITHIN_S = 60.0
 
-
-def serve_config(model: str, **settings):
-    return config.load(config.ServeConfig, model=model, threads=1, slots=2, **settings)
-
-
-def answer(serving, count: int = 24) -> list[int]:
-    request = GenerationRequest("r", PROMPT, SamplingParams(temperature=0.0), max_tokens=count, ignore_eos=True)
-    tokens: list[int] = []
-    for event in serving.service.submit(request):
-        if isinstance(event, TextDelta):
-            tokens += event.tokens
-        else:
-            assert isinstance(event, Finished), event
-    return tokens
-
-
-def children() -> list[psutil.Process]:
-    """Processes below this one, without the one that the standard library starts once and keeps."""
-    below = psutil.Process().children(recursive=True)
-    return [child for child in below if not any("resource_tracker" in part for part in command_of(child))]
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left():
-    before = set(children())
-    threads = set(threading.enumerate())
-    yield
-    gone, alive = psutil.wait_procs([child for child in children() if child not in before], timeout=10)
-    assert not alive, f"left behind: {alive}, ended late: {gone}"
-    ours = [thread for thread in threading.enumerate() if thread not in threads and "_poll_wrapper" not in thread.name]
-    for thread in ours:  # gRPC's poller alone lives as long as the process
-        thread.join(5)
-    assert not [thread for thread in ours if thread.is_alive()]
-
-
-class ToyWorkers:
-    """Toy workers that this test started itself, as if on other machines."""
-
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
-        self.children: list[Child] = []
-
-    def start(self, **environ: str) -> Address:
-        log = self._logs / f"toy-{len(self.children)}.log"
-        child = Child([*TOY, "--listen", "127.0.0.1:0", "--announce"], log, {**os.environ, **environ})
-        self.children.append(child)
-        return child.announcement(time.monotonic() + WITHIN_S).address
-
-    def kill(self, index: int) -> None:
-        psutil.Process(self.children[index].pid).kill()
-
-    def stop(self) -> None:
-        for child in self.children:
-            child.stop(time.monotonic() + 10)
-
-
-@pytest.fixture
-def toys(tmp_path):
-    workers = ToyWorkers(tmp_path)
-    yield workers
-    workers.stop()
-
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 # --- what works ----------------------------------------------------------------------------------------------
 
@@ -226,36 +154,6 @@ def test_a_model_that_does_not_fit_leaves_the_workers_free(tiny_model, toys):
     address = toys.start(HYPERLANE_WORKER_MEMORY="1M")
     with pytest.raises(DoesNotFit, match="free"):
         start_serving(serve_config(tiny_model, workers=(address,)))
-
-
-def test_a_worker_killed_while_serving_ends_requests_with_an_error_and_readiness(tiny_model, toys):
-    settings = serve_config(tiny_model, workers=(toys.start(), toys.start(HYPERLANE_TEST_STEP_S="0.01")))
-    with start_serving(settings) as serving:
-        stream = serving.service.submit(GenerationRequest("r", PROMPT, max_tokens=200, ignore_eos=True))
-        events = iter(stream)
-        next(events)
-        toys.kill(1)
-        last = [event for event in events if not isinstance(event, TextDelta)]
-        assert len(last) == 1
-        assert isinstance(getattr(last[0], "error", None), HyperlaneError)
-        assert not serving.service.ready()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGSTOP")
-def test_a_worker_that_hangs_is_noticed_by_its_heartbeat(tiny_model, toys, monkeypatch):
-    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.05)
-    monkeypatch.setattr(heartbeat, "PATIENCE_S", 0.5)
-    with start_serving(
-        serve_config(tiny_model, workers=(toys.start(), toys.start(HYPERLANE_TEST_STEP_S="0.02")))
-    ) as serving:
-        stream = serving.service.submit(GenerationRequest("r", PROMPT, max_tokens=200, ignore_eos=True))
-        events = iter(stream)
-        next(events)
-        psutil.Process(toys.children[1].pid).suspend()
-        last = [event for event in events if not isinstance(event, TextDelta)]
-        toys.kill(1)
-        assert "did not answer within 0.5 s" in str(getattr(last[0], "error", None))
-        assert not serving.service.ready()
 
 
 def test_a_port_in_use_is_told_in_a_line(toys):

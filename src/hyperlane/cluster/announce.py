@@ -143,6 +143,11 @@ class Child:
         if self._process.returncode == 0:
             self.log.unlink(missing_ok=True)
 
+    def kill(self) -> None:
+        """End it at once, also when it is suspended. Idempotent."""
+        self._process.kill()
+        self.stop(time.monotonic() + KILL_AFTER_S)
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         self._lines.put(self._process.stdout.readline(MAX_LINE_BYTES))

@@ -1,6 +1,7 @@
-"""The head's side of the cluster: from worker addresses to a running ring, and back to nothing.
+"""The head's side of the cluster: from worker addresses to a running ring, from one ring to the next, and to nothing.
 
-describe → plan → epoch → load → connect → ring → heartbeat. Knows no request and no token. Lives in one event loop.
+describe → plan → epoch → load → connect → ring → heartbeat. What a worker holds already serves the next epoch as well.
+Knows no request and no token, and not when to change. Lives in one event loop.
 """
 
 from __future__ import annotations
@@ -8,25 +9,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from hyperlane.cluster.heartbeat import Heartbeat, OnLost, Watched
+from hyperlane.cluster.heartbeat import Heartbeat, OnLeaving, OnLost, Watched
+from hyperlane.cluster.holdings import Holdings, Place
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.planning import Outlook, Planned, Planning, distinct
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.report import Progress, Report
+from hyperlane.cluster.stage_orders import check_elements, link_peers, specs_of
 from hyperlane.cluster.supply import WeightSupply
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.cluster.worker_client import Loaded, WorkerClient
-from hyperlane.core import Address, Epoch, Plan, Precision, StageSpec
-from hyperlane.errors import ClusterError, HyperlaneError, LoadFailed, WorkerUnreachable
-from hyperlane.stage.orders import LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
+from hyperlane.core import Address, Epoch, Plan
+from hyperlane.errors import HyperlaneError, LoadFailed, WorkerBusy, WorkerUnreachable
+from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.terms import hello_to
 from hyperlane.wire.frame import Role
 from hyperlane.wire.link import Ring
@@ -35,6 +38,10 @@ from hyperlane.wire.ring import TcpRing
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+PROBE_S = 1.5
+PROBES = 2
+"""Patience with a worker that may be gone: seconds and tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +59,35 @@ class Ask:
 class Pipeline:
     """A plan whose stages are loaded and linked, and the head's two ends of its ring."""
 
-    plan: Plan
+    planned: Planned
     epoch: Epoch
     ring: Ring
 
+    @property
+    def plan(self) -> Plan:
+        """Which layers run where."""
+        return self.planned.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A worker that answers. Its `memory_free` is free now; `held_bytes`: what its stages of this head take."""
+
+    node: Node
+    held_bytes: int
+    is_leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attendance:
+    """Who is there, in the order of the addresses, and why others cannot be used."""
+
+    present: tuple[Present, ...]
+    missing: tuple[tuple[Address, HyperlaneError], ...]
+
 
 class Controller:
-    """Brings one pipeline up and takes it down. Not for two tasks at once."""
+    """Brings pipelines up, one in place of another, and takes the last one down. Not for two tasks at once."""
 
     def __init__(
         self,
@@ -80,8 +109,11 @@ class Controller:
         self._why_lost = why_lost
         self._trust = trust
         self._clients = {address: WorkerClient(address, trust) for address in addresses}
+        self._holdings = Holdings()
         self._heartbeat: Heartbeat | None = None
         self._ring: Ring | None = None
+        self.blamed: set[Address] = set()
+        """Workers at which the last `change` failed."""
 
     def offer(self, address: Address) -> None:
         """A worker that the next plan may use. In the event loop; known ones change nothing."""
@@ -108,7 +140,29 @@ class Controller:
         """What could be planned now. Raises as `nodes` and `Planning.outlook`."""
         return await planning.outlook(ask.wanted, await self.nodes(ask.connect_timeout_s))
 
-    async def start(self, ask: Ask, planning: Planning, on_lost: OnLost) -> Pipeline:
+    async def forget(self, address: Address) -> None:
+        """A worker that will not come back."""
+        self._holdings.dropped(address)
+        client = self._clients.pop(address, None)
+        if client is not None:
+            await client.close()
+
+    async def look(self) -> Attendance:
+        """Ask all workers at once, with little patience, what they are and what they hold; renews their leases."""
+        clients = list(self._clients.values())
+        answers = await asyncio.gather(*(self._look_at(client) for client in clients), return_exceptions=True)
+        missing: list[tuple[Address, HyperlaneError]] = []
+        for client, answer in zip(clients, answers, strict=True):
+            if isinstance(answer, HyperlaneError):
+                self._holdings.dropped(client.address)
+                missing.append((client.address, answer))
+            elif isinstance(answer, BaseException):
+                raise answer
+        return Attendance(tuple(one for one in answers if isinstance(one, Present)), tuple(missing))
+
+    async def start(
+        self, ask: Ask, planning: Planning, on_lost: OnLost, on_leaving: OnLeaving | None = None
+    ) -> Pipeline:
         """Plan, load and link; after an error nothing is left at any worker.
 
         Raises:
@@ -119,13 +173,55 @@ class Controller:
 
         """
         planned = await self.plan(ask, planning)
-        epoch = self._identity.next_epoch()
         try:
-            loaded = await self._load(ask, planned.plan, epoch)
-            return await self._link(ask, planned, epoch, loaded, on_lost)
+            return await self.change(ask, planned, on_lost, on_leaving)
         except BaseException:
             await self._unload()
             raise
+
+    async def change(
+        self,
+        ask: Ask,
+        planned: Planned,
+        on_lost: OnLost,
+        on_leaving: OnLeaving | None = None,
+        let_go: Callable[[], Awaitable[None]] | None = None,
+    ) -> Pipeline:
+        """Bring a plan up in place of what runs: load what no worker holds, take over what does, link, drop the rest.
+
+        `let_go` makes the head let go of the running ring; what is new is loaded beside that before. Without it nothing
+        runs any more, and what the plan does not need is dropped first. After an error what was loaded stays, for the
+        next try; if `let_go` was called nothing runs.
+
+        Raises:
+            HyperlaneError: as `start`; `blamed` has the workers at which it failed.
+
+        """
+        self.blamed.clear()
+        plan = planned.plan
+        epoch = self._identity.next_epoch()
+        orders = self._orders(ask, plan, epoch)
+        if let_go is None:
+            await self._drop_ring()
+            await self._drop_besides({(where, order.held) for where, order in orders if order.held is not None})
+        loaded = await self._load(ask, [place for place in orders if place[1].held is None], plan)
+        if let_go is not None:
+            await let_go()
+            await self._drop_ring()
+        loaded |= await self._load(ask, [place for place in orders if place[1].held is not None], plan)
+        in_order = [loaded[stage.index] for stage in plan.stages]
+        pipeline = await self._link(ask, planned, epoch, in_order, (on_lost, on_leaving))
+        await self._drop_besides({(where, order.key) for where, order in orders})
+        return pipeline
+
+    def runs(self, pipeline: Pipeline) -> bool:
+        """Whether this pipeline is the one that was brought up last, and was not taken down."""
+        return self._ring is pipeline.ring
+
+    async def give_up_what_is_new(self, running: Pipeline) -> None:
+        """After a `change` that failed before the head let go: drop all that the running plan does not need."""
+        stages = running.plan.stages
+        await self._drop_besides({(one.worker.control, StageKey(running.epoch, one.index)) for one in stages})
 
     async def close(self) -> None:
         """Close the ring, drop every stage, release the leases and the connections. Idempotent."""
@@ -135,38 +231,70 @@ class Controller:
 
     # --- up --------------------------------------------------------------------------------------------------
 
-    async def _load(self, ask: Ask, plan: Plan, epoch: Epoch) -> list[Loaded]:
-        clients = [self._clients[stage.worker.control] for stage in plan.stages]
-        supply = WeightSupply(ask.file.resolve(), self._logs, self._trust.folder if self._trust else None)
-        beating = Heartbeat(epoch.head, [Watched(client, None) for client in clients], self._lost_while_loading)
-        try:
-            return await self._together(
-                self._load_stage(ask, supply, client, order)
-                for client, order in zip(clients, self._orders(ask, plan, epoch, clients), strict=True)
+    async def _look_at(self, client: WorkerClient) -> Present:
+        described = await client.describe(timeout_s=PROBE_S, tries=PROBES)
+        health = await client.health(self._identity.head, PROBE_S, PROBES)
+        if not health.holds_lease and health.lease_s > 0:
+            raise WorkerBusy(f"{client.name} at {client.address} is held by another head")
+        for stray in self._holdings.said(client.address, (key for key, _ in health.stages)):
+            await client.unload(self._identity.head, stray)
+        return Present(Node(client, described.facts), self._holdings.bytes_of(client.address), health.draining)
+
+    def _orders(self, ask: Ask, plan: Plan, epoch: Epoch) -> list[tuple[Address, LoadOrder]]:
+        """What each worker is to load, or to take over; where weights come from is not known yet."""
+        places = [stage.worker.control for stage in plan.stages]
+        peers = link_peers([self._clients[place] for place in places], self._trust)
+        orders = []
+        for where, spec, stage, who in zip(
+            places, specs_of(plan, epoch, ask.step_tokens), plan.stages, peers, strict=True
+        ):
+            held = self._holdings.serving(where, spec)
+            order = LoadOrder(
+                spec, WeightSources(), stage.weight_bytes, stage.kv_bytes, stage.workspace_bytes, who, held
             )
+            orders.append((where, order))
+        return orders
+
+    async def _load(self, ask: Ask, orders: Sequence[tuple[Address, LoadOrder]], plan: Plan) -> dict[int, Loaded]:
+        """Load stages, all at once, by index. The leases of the whole plan's workers are kept meanwhile."""
+        if not orders:
+            return {}
+        supply = WeightSupply(ask.file.resolve(), self._logs, self._trust.folder if self._trust else None)
+        everyone = {stage.worker.control: self._clients[stage.worker.control] for stage in plan.stages}
+        watched = [Watched(client, None) for client in everyone.values()]
+        beating = Heartbeat(self._identity.head, watched, self._lost_while_loading)
+        try:
+            loaded = await self._together(self._load_stage(ask, supply, where, order) for where, order in orders)
         finally:
             await beating.close()
             await supply.close()
+        return {order.spec.index: one for (_, order), one in zip(orders, loaded, strict=True)}
 
-    def _orders(self, ask: Ask, plan: Plan, epoch: Epoch, clients: Sequence[WorkerClient]) -> list[LoadOrder]:
-        """What each worker is to load; where its weights come from is not known yet."""
-        specs, peers = specs_of(plan, epoch, ask.step_tokens), link_peers(clients, self._trust)
-        return [
-            LoadOrder(spec, WeightSources(), stage.weight_bytes, stage.kv_bytes, stage.workspace_bytes, who)
-            for spec, stage, who in zip(specs, plan.stages, peers, strict=True)
-        ]
-
-    async def _load_stage(self, ask: Ask, supply: WeightSupply, client: WorkerClient, order: LoadOrder) -> Loaded:
-        # Asked with the patience of a load: a worker may have to hash its copy of the file first.
-        asked = await client.describe(order.spec.model.fingerprint, str(supply.file), ask.load_timeout_s)
-        encrypted = order.peers is not None
-        weights = await supply.sources(client.address, holds_model=asked.holds_model, encrypted=encrypted)
-        loaded = await client.load(replace(order, weights=weights), self._reporter(client), ask.load_timeout_s)
+    async def _load_stage(self, ask: Ask, supply: WeightSupply, where: Address, order: LoadOrder) -> Loaded:
+        client = self._clients[where]
+        try:
+            if order.held is None:
+                order = replace(order, weights=await self._sources(ask, supply, client, order))
+            loaded = await client.load(order, self._reporter(client), ask.load_timeout_s)
+        except HyperlaneError:
+            self.blamed.add(where)
+            raise
+        self._holdings.loaded(where, order)
         self._report(Progress(client.name, f"layers {order.spec.layers} are ready", 1, 1))
         return loaded
 
+    async def _sources(self, ask: Ask, supply: WeightSupply, client: WorkerClient, order: LoadOrder) -> WeightSources:
+        # Asked with the patience of a load: a worker may have to hash its copy of the file first.
+        asked = await client.describe(order.spec.model.fingerprint, str(supply.file), ask.load_timeout_s)
+        return await supply.sources(client.address, holds_model=asked.holds_model, encrypted=order.peers is not None)
+
     async def _link(
-        self, ask: Ask, planned: Planned, epoch: Epoch, loaded: Sequence[Loaded], on_lost: OnLost
+        self,
+        ask: Ask,
+        planned: Planned,
+        epoch: Epoch,
+        loaded: Sequence[Loaded],
+        tell: tuple[OnLost, OnLeaving | None],
     ) -> Pipeline:
         plan = planned.plan
         check_elements(plan, loaded)
@@ -188,8 +316,8 @@ class Controller:
             ask.connect_timeout_s,
         )
         watched = [Watched(client, key) for client, key in zip(clients, keys, strict=True)]
-        self._heartbeat = Heartbeat(epoch.head, watched, on_lost)
-        return Pipeline(plan, epoch, self._ring)
+        self._heartbeat = Heartbeat(epoch.head, watched, *tell)
+        return Pipeline(planned, epoch, self._ring)
 
     def _reporter(self, client: WorkerClient) -> Callable[[LoadProgress], None]:
         def tell(progress: LoadProgress) -> None:
@@ -203,16 +331,31 @@ class Controller:
 
     # --- down ------------------------------------------------------------------------------------------------
 
-    async def _unload(self) -> None:
+    async def _drop_ring(self) -> None:
         if self._heartbeat is not None:
             await self._heartbeat.close()
         if self._ring is not None:
             self._ring.close()
         self._heartbeat = self._ring = None
+
+    async def _drop_besides(self, wanted: Collection[Place]) -> None:
+        """Drop every stage that is held and not wanted."""
+        await asyncio.gather(*(self._drop(*place) for place in self._holdings.besides(wanted)))
+
+    async def _drop(self, where: Address, key: StageKey) -> None:
+        self._holdings.dropped(where, key)
+        if where in self._clients:
+            # A worker that cannot be told is asked what it holds before it is used again.
+            with suppress(HyperlaneError):
+                await self._clients[where].unload(self._identity.head, key)
+
+    async def _unload(self) -> None:
+        await self._drop_ring()
         await asyncio.gather(*(self._release(client) for client in self._clients.values()))
 
     async def _release(self, client: WorkerClient) -> None:
         # A worker that cannot be told finds out when its lease runs out.
+        self._holdings.dropped(client.address)
         with suppress(HyperlaneError):
             await client.unload(self._identity.head)
 
@@ -230,57 +373,3 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def specs_of(plan: Plan, epoch: Epoch, step_tokens: int) -> list[StageSpec]:
-    """What each worker of a plan is to build."""
-    return [
-        StageSpec(
-            model=plan.model,
-            epoch=epoch,
-            index=stage.index,
-            stages=len(plan.stages),
-            layers=stage.layers,
-            slots=plan.slots,
-            context=plan.context,
-            threads=stage.worker.threads,
-            max_step_tokens=step_tokens,
-            precision_in=plan.precisions[stage.index],
-            precision_out=plan.precisions[stage.index + 1],
-        )
-        for stage in plan.stages
-    ]
-
-
-def check_elements(plan: Plan, loaded: Sequence[Loaded]) -> None:
-    """Raw links carry an engine's own type of values: both ends must have the same.
-
-    Raises:
-        ClusterError: two neighbours on a raw link have not.
-
-    """
-    for precision, (source, target) in zip(plan.precisions[1:], pairwise(loaded), strict=False):
-        if precision is Precision.RAW and source.element is not target.element:
-            raise ClusterError(
-                f"a raw link needs one element type, but its ends' engines use {source.element} and {target.element}: "
-                "choose --wire int8, or leave the workers of one type out"
-            )
-
-
-def link_peers(clients: Sequence[WorkerClient], trust: HeadTrust | None) -> list[LinkPeers | None]:
-    """Who may open each stage's links, in the order of the stages; None for those that speak plain text.
-
-    Raises:
-        ClusterError: some speak plain text, and are dialled by others that do not.
-
-    """
-    plain = [client for client in clients if client.node is None]
-    if trust is None or len(plain) == len(clients):
-        return [None] * len(clients)
-    if plain:
-        raise ClusterError(
-            f"{plain[0].name} at {plain[0].address} speaks plain text and cannot be linked with workers that encrypt: "
-            "leave it out, or join it too, with `hyperlane worker --join TOKEN`"
-        )
-    nodes = [client.node for client in clients]
-    return [LinkPeers(trust.node, before) for before in [None, *nodes[:-1]]]

@@ -22,6 +22,9 @@ PATIENCE_S = 6.0
 OnLost = Callable[[HyperlaneError], None]
 """Told once, from a thread that waits for it."""
 
+OnLeaving = Callable[[WorkerClient], None]
+"""Told in the event loop, once for each worker that takes no further stage and will go when it has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -34,10 +37,13 @@ class Watched:
 class Heartbeat:
     """One task for each worker, until `close` or the first loss."""
 
-    def __init__(self, head: HeadId, workers: list[Watched], on_lost: OnLost) -> None:
+    def __init__(
+        self, head: HeadId, workers: list[Watched], on_lost: OnLost, on_leaving: OnLeaving | None = None
+    ) -> None:
         """Start beating; needs a running event loop."""
         self._head = head
         self._on_lost: OnLost | None = on_lost
+        self._on_leaving = on_leaving
         self._tasks = [asyncio.create_task(self._beat(worker)) for worker in workers]
 
     async def close(self) -> None:
@@ -48,6 +54,7 @@ class Heartbeat:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _beat(self, worker: Watched) -> None:
+        stays = True
         while True:
             await asyncio.sleep(INTERVAL_S)
             try:
@@ -55,6 +62,9 @@ class Heartbeat:
             except HyperlaneError as error:
                 await self._lost(error)
                 return
+            if health.draining and stays and self._on_leaving is not None:
+                stays = False
+                self._on_leaving(worker.client)
             fault = worker.stage and what_is_wrong(health, worker.stage)
             if fault:
                 await self._lost(PipelineLost(f"{worker.client.name} at {worker.client.address}: {fault}"))

@@ -1,12 +1,14 @@
-"""Worker processes of this machine: started together, found by what they announce, ended together."""
+"""Worker processes of this machine: started together, found by what they announce, started again, ended together."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,13 @@ from hyperlane.core import Address
 from hyperlane.errors import ClusterError, ConfigError
 from hyperlane.wire.sockets import everywhere
 
+log = logging.getLogger(__name__)
+
 READY_WITHIN_S = 60.0
 LOGS_KEPT = 20
+DEATHS_WITHIN_S = 300.0
+DEATHS_EACH = 10
+"""Workers that died so often within that time, on average, are not started again: something is wrong with all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +58,19 @@ class LocalWorkerOptions:
 
 
 class LocalWorkers:
-    """So many worker processes; `close` ends them all, also those that never came up."""
+    """So many worker processes; `close` ends them all, also those that never came up. For any thread."""
 
     def __init__(self, count: int, options: LocalWorkerOptions) -> None:
         """Start them all; `addresses` waits until they are ready."""
         prune_logs(options.paths.state / "logs")
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        self._children: list[Child] = []
+        self._options = options
+        self._guard = threading.Lock()
+        self._started = 0
+        self._children = [self._start() for _ in range(count)]
         self._addresses: list[Address] = []
-        for index in range(count):
-            log = options.paths.state / "logs" / f"worker-{stamp}-{index}.log"
-            self._children.append(Child(options.arguments(), log, options.environ()))
+        self._starting: list[Child] = []
+        self._deaths: list[float] = []
+        self._let_be = False
 
     def addresses(self, within_s: float = READY_WITHIN_S) -> Sequence[Address]:
         """Wait until all are ready; their control addresses, in the order in which they were started.
@@ -71,14 +80,14 @@ class LocalWorkers:
 
         """
         deadline_s = time.monotonic() + within_s
-        announcements: list[Announcement] = []
+        found = []
         for index, child in enumerate(self._children):
             try:
-                announcements.append(child.announcement(deadline_s))
+                found.append(_here(child.announcement(deadline_s)))
             except ChildFailed as error:
                 raise ClusterError(f"local worker {index} {error}") from error
-        self._addresses = [Address("127.0.0.1", announcement.address.port) for announcement in announcements]
-        return self._addresses
+        self._addresses = found
+        return list(found)
 
     def named(self, layers: Sequence[str]) -> tuple[str, ...]:
         """Each `NODE=a:b` with a worker's address in place of `local0`, `local1`, …; after `addresses`.
@@ -98,6 +107,55 @@ class LocalWorkers:
             raise ConfigError(f"--layers {layers}: this machine has {count} worker(s) of its own, counted from local0")
         return f"{self._addresses[int(match[1])]}{match[2]}"
 
+    def start_again(self, missing: Collection[Address]) -> list[tuple[Address, Address | None]]:
+        """Replace the workers that ended, and kill and replace those of `missing`, which do not answer.
+
+        Waits until the new ones are ready. Returns the old address of each and the new one; None where it did not come
+        up, or was not tried, because they die too often.
+        """
+        with self._guard:
+            dead = [i for i, child in enumerate(self._children) if child.ended or self._addresses[i] in missing]
+            if not dead or self._let_be:
+                return []
+            young = self._replace(dead)
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        changes: list[tuple[Address, Address | None]] = []
+        for index in dead:
+            old = self._addresses[index]
+            try:
+                self._addresses[index] = _here(self._children[index].announcement(deadline_s)) if young else old
+            except ChildFailed as error:
+                log.warning("local worker %d %s", index, error)
+            changes.append((old, self._addresses[index] if self._addresses[index] != old else None))
+        with self._guard:
+            self._starting = []
+        return changes
+
+    def let_be(self) -> None:
+        """Start none again; those that are being started end. Does not wait; idempotent."""
+        with self._guard:
+            self._let_be = True
+            for child in self._starting:
+                child.ask_to_stop()
+
+    def _replace(self, dead: Sequence[int]) -> bool:
+        now_s = time.monotonic()
+        self._deaths = [at_s for at_s in self._deaths if now_s - at_s < DEATHS_WITHIN_S] + [now_s] * len(dead)
+        if len(self._deaths) > DEATHS_EACH * len(self._children):
+            log.error("local workers died %d times within %g s: they stay away", len(self._deaths), DEATHS_WITHIN_S)
+            return False
+        for index in dead:
+            self._children[index].kill()
+            self._children[index] = self._start()
+        self._starting = [self._children[index] for index in dead]
+        return True
+
+    def _start(self) -> Child:
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{self._started}"
+        self._started += 1
+        log_file = self._options.paths.state / "logs" / f"worker-{stamp}.log"
+        return Child(self._options.arguments(), log_file, self._options.environ())
+
     def obituary(self, within_s: float = 0.5) -> str:
         """How those ended that did, with their last words; empty when all run.
 
@@ -111,11 +169,16 @@ class LocalWorkers:
 
     def close(self) -> None:
         """End them all. Idempotent."""
+        self.let_be()
         for child in self._children:
             child.ask_to_stop()
         deadline_s = time.monotonic() + STOP_WITHIN_S
         for child in self._children:
             child.stop(deadline_s)
+
+
+def _here(announcement: Announcement) -> Address:
+    return Address("127.0.0.1", announcement.address.port)
 
 
 def prune_logs(folder: Path) -> None:

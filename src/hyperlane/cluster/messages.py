@@ -278,6 +278,7 @@ def load_to(order: LoadOrder, revoked: Iterable[int] = ()) -> pb.LoadRequest:
         workspace_bytes=order.workspace_bytes,
         node_before=(order.peers.before if order.peers else None) or b"",
         revoked=revoked_to(revoked),
+        held=_stage_to(order.held),
     )
 
 
@@ -288,7 +289,8 @@ def load_from(message: pb.LoadRequest, head: NodeId | None = None) -> LoadOrder:
     sources = WeightSources(weights.path_hint, server, weights.tensor_token)
     spec = spec_from(message.spec)
     peers = LinkPeers(head, node_from(message.node_before)) if head is not None else None
-    return LoadOrder(spec, sources, message.weight_bytes, message.kv_bytes, message.workspace_bytes, peers)
+    held = _stage_from(message.held, spec.epoch.head) if message.HasField("held") else None
+    return LoadOrder(spec, sources, message.weight_bytes, message.kv_bytes, message.workspace_bytes, peers, held)
 
 
 def progress_to(progress: LoadProgress) -> pb.LoadResponse:
@@ -308,16 +310,21 @@ def progress_from(message: pb.LoadProgress) -> LoadProgress:
 
 def unload_to(head: HeadId, key: StageKey | None) -> pb.UnloadRequest:
     """For a request."""
-    stage = pb.UnloadRequest.Stage(counter=key.epoch.counter, index=key.index) if key else None
-    return pb.UnloadRequest(head=head, stage=stage)
+    return pb.UnloadRequest(head=head, stage=_stage_to(key))
 
 
 def unload_from(message: pb.UnloadRequest) -> tuple[HeadId, StageKey | None]:
     """As it came."""
     head = head_from(message.head)
-    if not message.HasField("stage"):
-        return head, None
-    return head, StageKey(Epoch(head, message.stage.counter), message.stage.index)
+    return head, _stage_from(message.stage, head) if message.HasField("stage") else None
+
+
+def _stage_to(key: StageKey | None) -> pb.StageName | None:
+    return pb.StageName(counter=key.epoch.counter, index=key.index) if key else None
+
+
+def _stage_from(message: pb.StageName, head: HeadId) -> StageKey:
+    return StageKey(Epoch(head, message.counter), message.index)
 
 
 def health_to(health: HostHealth) -> pb.HealthResponse:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from hyperlane.cluster.machine import is_loopback
+from hyperlane.cluster.mending import is_mended
 from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Objective, PathFacts, pools_of
@@ -25,6 +26,9 @@ from hyperlane.core import Address, Plan, WorkerFacts
 from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, VersionMismatch, WorkerUnreachable
 
 log = logging.getLogger(__name__)
+
+LOAD_BYTES_PER_S = 100e6
+"""How fast a worker is taken to obtain and load weights, when it is asked whether a new plan pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,20 @@ class Planning:
             raise ClusterError("plans cannot be compared without measuring")
         measured = await self._measures.measure(nodes, wanted.shape, self._report)
         return self._partitioner.replan(running, measured.facts, wanted.workload, load_rates), measured
+
+    async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
+        """A plan that is worth moving to from a running one; None: it goes on.
+
+        Measured, it must pay (`planner.moving`). Without measurements one that has more workers is taken, and one in
+        place of a plan that was mended in a hurry. `nodes`: as `again`. Raises as `now`.
+        """
+        if self._measures is None or self._wishes.layers or len(nodes) < 2:
+            planned = await self.now(wanted, nodes)
+            return planned if is_mended(running) or len(planned.plan.stages) > len(running.stages) else None
+        rates = {node.facts.name: LOAD_BYTES_PER_S for node in nodes}
+        replanning, measured = await self.again(wanted, nodes, running, rates)
+        log.info("another plan would have %s", replanning.verdict.why)
+        return Planned(replanning.choice.plan, measured) if replanning.verdict.is_worth else None
 
     def _unmeasured(self, wanted: Wanted, nodes: Sequence[Node]) -> Plan:
         workload, workers = wanted.workload, [node.facts for node in nodes]

@@ -62,7 +62,9 @@ class WorkerClient:
         if trust is None and is_loopback(address.host):
             self._open_plain()
 
-    async def describe(self, fingerprint: str = "", path_hint: str = "", timeout_s: float = 10.0) -> Described:
+    async def describe(
+        self, fingerprint: str = "", path_hint: str = "", timeout_s: float = 10.0, tries: int = rpc.TRIES
+    ) -> Described:
         """Ask what the worker is, until it answers or `timeout_s` is over.
 
         Raises:
@@ -71,7 +73,7 @@ class WorkerClient:
 
         """
         request = pb.DescribeRequest(version=messages.own_version(), fingerprint=fingerprint, path_hint=path_hint)
-        response = await self._safely("Describe", request, timeout_s)
+        response = await self._safely("Describe", request, timeout_s, tries)
         messages.check_version(response.version, f"the worker at {self.address}")
         self.name = f"worker {response.name}"
         with rpc.mapped(self.address, self.name):

@@ -28,7 +28,8 @@ class Gap:
         self._waiting = {sequence.lane.id: sequence for sequence in carried}
         for sequence in carried:
             sequence.carry(self._since_s)
-        doomed = [sequence for sequence in carried if sequence.replays > MAX_REPLAYS]
+        self._drop([sequence for sequence in carried if sequence.is_probe], f"the pipeline was lost: {cause}")
+        doomed = [sequence for sequence in self._waiting.values() if sequence.replays > MAX_REPLAYS]
         self._drop(doomed, f"{MAX_REPLAYS} pipelines were lost while they computed this request: {cause}")
 
     def tend(self) -> float | None:

@@ -12,10 +12,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from hyperlane.core import Failed, GenerationRequest, HeadStatus, ModelFacts, Plan, SamplingParams
-from hyperlane.errors import HyperlaneError, PipelineLost
+from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost
 from hyperlane.head.gap import Gap
 from hyperlane.head.intake import Intake
 from hyperlane.head.loop import Loop
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 NO_PIPELINE = "no pipeline is running yet; try again when the workers have loaded the model"
 STOPPED = "the head was stopped"
 LOST = "the pipeline was lost: {cause}; send the request again"
+
+PROBE = GenerationRequest("warm-up", (0,), SamplingParams(temperature=0.0), max_tokens=1, ignore_eos=True)
 
 SWITCH_S = 60.0
 """How long requests wait at least when a pipeline was let go for another one."""
@@ -110,11 +113,9 @@ class Head:
         `verdict`: what is wrong with it; it then counts as lost, and `on_lost` is told.
         """
         with self._guard:
-            running, unused, self._next = self._running, self._next, None
+            running = self._running or self._next
             if running is not None:
                 running.loop.stop(verdict)
-        if unused is not None:
-            unused.ring.close()
         if running is not None:
             running.gone.wait()
 
@@ -212,9 +213,12 @@ class Head:
 
         Raises:
             Overloaded: the queue is full.
-            PipelineLost: no pipeline is running.
+            PipelineLost: no pipeline is running, and none is expected.
 
         """
+        return self._submit(request)
+
+    def _submit(self, request: GenerationRequest, *, is_probe: bool = False) -> Stream:
         number = next(self._ids)
         stream = Stream(lambda: self._intake.cancel(number))
         length, seed = len(request.prompt), request.sampling.seed
@@ -227,6 +231,7 @@ class Head:
             vocab=self.model.vocab,
             token_bytes=self._words.token_bytes,
             submitted_s=self._clock(),
+            is_probe=is_probe,
         )
         self._intake.accept(sequence)
         return stream
@@ -238,8 +243,7 @@ class Head:
             HyperlaneError: what became of it.
 
         """
-        params = SamplingParams(temperature=0.0)
-        stream = self.submit(GenerationRequest("warm-up", (0,), params, max_tokens=1, ignore_eos=True))
+        stream = self._submit(PROBE, is_probe=True)
         try:
             event = stream.last(timeout_s)
         except TimeoutError as error:
@@ -247,6 +251,11 @@ class Head:
             raise PipelineLost(f"no token came through the stages within {timeout_s:g} s") from error
         if isinstance(event, Failed):
             raise event.error
+
+    def prove(self) -> None:
+        """As `warm_up`, behind the requests that wait, and without waiting for it."""
+        with suppress(Overloaded, PipelineLost):  # requests prove it as well; a loss is told to `on_lost`
+            self._submit(PROBE, is_probe=True)
 
     # --- what it knows -----------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class Sequence:
     """State of one accepted request. All methods but `stream`'s are called by the head's thread.
 
     `seed`: of all its draws. `limit`: tokens at which it ends, prompt included. Times are seconds of the head's clock.
+    `is_probe`: it asks about one pipeline, and ends with it.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Sequence:
         "cached",
         "ended",
         "first_s",
+        "is_probe",
         "lane",
         "limit",
         "paused_s",
@@ -65,6 +67,7 @@ class Sequence:
         vocab: int,
         token_bytes: Callable[[int], bytes],
         submitted_s: float,
+        is_probe: bool = False,
     ) -> None:
         self.request = request
         self.stream = stream
@@ -75,6 +78,7 @@ class Sequence:
         self.cached = 0
         """Tokens of the prompt that were not computed, because a slot held them."""
         self.ended = False
+        self.is_probe = is_probe
         self._vocab = vocab
         self._token_bytes = token_bytes
         self._assembler = TextAssembler(token_bytes, request.stop)

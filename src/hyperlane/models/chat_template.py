@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from hyperlane.core import ChatMessage
-from hyperlane.errors import InvalidRequest, UnsupportedModel
+from hyperlane.errors import ConfigError, InvalidRequest, UnsupportedModel
 from hyperlane.models.template_sandbox import BoundedTemplate
 from hyperlane.models.tokenizer import Tokenizer
 
@@ -163,3 +164,22 @@ def _unused_character(texts: Iterable[str]) -> str:
             if chr(code) not in used:
                 return chr(code)
     raise InvalidRequest("the messages use every private-use character of Unicode", param="messages")
+
+
+def chat_template_of(tokenizer: Tokenizer, file: Path | None) -> ChatTemplate | None:
+    """The template in a file, or without one the model's own.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        UnsupportedModel: it is no template.
+
+    """
+    if file is None:
+        return chat_template(tokenizer)
+    try:
+        template = chat_template(tokenizer, file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the chat template {file} cannot be read: {error}") from error
+    if template is not None:
+        template.check()
+    return template

@@ -17,7 +17,7 @@ from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S, Lease
 from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.stage import Stage, StageHealth, StageState
-from hyperlane.stage.terms import agree, hello_to, hello_to_next
+from hyperlane.stage.terms import agree, hello_to, hello_to_next, serves
 from hyperlane.wire.frame import Hello, Role
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.link import Link
@@ -36,7 +36,10 @@ Dial = Callable[[Address, Hello], Link]
 
 @dataclass(slots=True)
 class _Loading:
+    """A load under way. `held`: the stage of an earlier epoch whose engine it takes over."""
+
     order: LoadOrder
+    held: Stage | None = None
     cancelled: str = ""
 
 
@@ -71,6 +74,9 @@ class StageHost:
     def load(self, order: LoadOrder, progress: Callable[[LoadProgress], None]) -> Stage:
         """Build a stage, taking the lease for its head; after an error nothing of it is left.
 
+        Where the order names a stage of an earlier epoch that is here and the same, that one gives its engine, and its
+        links are dropped.
+
         Raises:
             WorkerBusy: another head holds the lease, or the worker is draining.
             DoesNotFit: the stage's bytes are not free beside what is loaded.
@@ -96,8 +102,9 @@ class StageHost:
             raise WorkerBusy(f"worker {self.name} is draining and takes no further stage")
         if order.key in self._loading or order.key in self._stages:
             raise LoadFailed(f"{order.key} is already on worker {self.name}")
+        held = self._held(order)
         free = self._free()
-        if order.needed_bytes > free:
+        if held is None and order.needed_bytes > free:
             raise DoesNotFit(
                 f"{order.key} needs {_mib(order.needed_bytes)} on worker {self.name} "
                 f"(weights {_mib(order.weight_bytes)}, KV arena {_mib(order.kv_bytes)}, "
@@ -106,8 +113,14 @@ class StageHost:
             )
         now = time.monotonic()
         self._lease = self._lease.renewed(now) if self._lease else Lease(head, time.time(), now, self._lease_s)
-        loading = self._loading[order.key] = _Loading(order)
+        stage = self._stages.pop(held)[1] if held is not None else None
+        loading = self._loading[order.key] = _Loading(order, stage)
         return loading
+
+    def _held(self, order: LoadOrder) -> StageKey | None:
+        """The stage that gives its engine to this one."""
+        found = self._stages.get(order.held) if order.held is not None else None
+        return order.held if found is not None and serves(found[0].spec, order.spec) else None
 
     def _build(self, loading: _Loading, progress: Callable[[LoadProgress], None]) -> Stage:
         order = loading.order
@@ -118,7 +131,7 @@ class StageHost:
             progress(report)
 
         try:
-            engine = self._load_engine(order, checked)
+            engine = loading.held.hand_over() if loading.held else self._load_engine(order, checked)
         except HyperlaneError:
             raise
         except Exception as error:  # the supervisor of a load: libraries fail in ways of their own

@@ -41,7 +41,10 @@ class LinkPeers:
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """A stage to load, with the bytes that the plan counted for it. `peers` None: its links are plain, from here."""
+    """A stage to load, with the bytes that the plan counted for it. `peers` None: its links are plain, from here.
+
+    `held`: a stage of an earlier epoch that is the same but for its place in the ring: its engine serves on.
+    """
 
     spec: StageSpec
     weights: WeightSources
@@ -49,6 +52,7 @@ class LoadOrder:
     kv_bytes: int
     workspace_bytes: int
     peers: LinkPeers | None = None
+    held: StageKey | None = None
 
     @property
     def key(self) -> StageKey:

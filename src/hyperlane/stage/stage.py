@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from hyperlane.core import StageSpec
-from hyperlane.errors import HyperlaneError, LinkClosed, LinkError, ProtocolError
+from hyperlane.errors import HyperlaneError, LinkClosed, LinkError, LoadFailed, ProtocolError
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.loop import PeerFault, StageLoop
 from hyperlane.wire.frame import Fault, Role
@@ -115,6 +115,22 @@ class Stage:
 
     def close(self) -> None:
         """Drop links, weights and KV entries. Idempotent."""
+        if self._end():
+            self.engine.close()
+
+    def hand_over(self) -> Engine:
+        """Close the stage, but not its engine: with its weights it serves a stage of a later epoch.
+
+        Raises:
+            LoadFailed: a step does not end.
+
+        """
+        if not self._end():
+            raise LoadFailed(f"stage {self.spec.index} on {self._name}: its engine hangs in a step")
+        return self.engine
+
+    def _end(self) -> bool:
+        """Drop the links and wait for the loop; whether it ended."""
         with self._guard:
             self._state = StageState.CLOSED
             thread = self._thread
@@ -123,8 +139,8 @@ class Stage:
             thread.join(JOIN_TIMEOUT_S)
             if thread.is_alive():
                 log.error("stage %d: its engine did not return within %g s", self.spec.index, JOIN_TIMEOUT_S)
-                return
-        self.engine.close()
+                return False
+        return True
 
     def _check_free(self, role: Role) -> None:
         if self._state is StageState.CLOSED:

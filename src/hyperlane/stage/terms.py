@@ -1,8 +1,8 @@
-"""What a stage's links must agree on, derived from its spec: both ends compute it, HELLO compares. Pure."""
+"""What a spec says to others: what a stage's links must agree on (HELLO compares), and whom its engine serves. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 from hyperlane import __version__
 from hyperlane.core import ElementType, Precision, StageSpec
@@ -72,3 +72,10 @@ def agree(mine: Hello, theirs: Hello) -> Limits:
                 f"{getattr(mine.limits, name)}, not {getattr(theirs.limits, name)}"
             )
     return Limits(*map(min, astuple(mine.limits), astuple(theirs.limits)))
+
+
+def serves(held: StageSpec, asked: StageSpec) -> bool:
+    """Whether the engine of a stage is what a later epoch of the same head asks for: its place in the ring aside."""
+    same = replace(held, epoch=asked.epoch, index=asked.index, stages=asked.stages) == asked
+    ends = (held.is_first, held.is_last) == (asked.is_first, asked.is_last)
+    return same and ends and held.epoch.head == asked.epoch.head and held.epoch.counter < asked.epoch.counter

@@ -179,7 +179,9 @@ class MemoryRing:
                 if isinstance(message, Frame):
                     frames.append(message)
                 elif isinstance(message, Fault):
-                    raise EngineFault(f"stage {message.stage}, step {message.step}: {message.cause}")
+                    raise EngineFault(
+                        f"stage {message.stage}, step {message.step}: {message.cause}", stage=message.stage
+                    )
         except (LinkError, EngineFault) as error:
             self._failure = error
             if not frames:

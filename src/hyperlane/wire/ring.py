@@ -186,7 +186,9 @@ class TcpRing:
                     if isinstance(message, Frame):
                         frames.append(message)
                     elif isinstance(message, Fault):
-                        raise EngineFault(f"stage {message.stage}, step {message.step}: {message.cause}")
+                        raise EngineFault(
+                            f"stage {message.stage}, step {message.step}: {message.cause}", stage=message.stage
+                        )
                 if count < len(buffer) and frames:
                     return
         except BlockingIOError:

@@ -8,8 +8,8 @@ import pytest
 
 from hyperlane.cluster import heartbeat, machine
 from hyperlane.cluster.background import BackgroundLoop
-from hyperlane.cluster.controller import specs_of
 from hyperlane.cluster.heartbeat import Heartbeat, Watched, what_is_wrong
+from hyperlane.cluster.stage_orders import specs_of
 from hyperlane.cluster.supply import address_towards
 from hyperlane.cluster.worker import check_listen
 from hyperlane.core import Address, Epoch, HeadId

@@ -21,7 +21,7 @@ from hyperlane.stage.host import StageHost
 from hyperlane.stage.lease import Lease
 from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.stage import StageState
-from hyperlane.stage.terms import hello_to
+from hyperlane.stage.terms import hello_to, serves
 from hyperlane.testing.fake_engine import FakeEngine
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 from hyperlane.wire.frame import Role
@@ -128,6 +128,43 @@ def test_stages_are_admitted_only_while_their_bytes_fit_together():
     host.unload(HEAD, order(counter=1).key)
     host.load(order(counter=3), ignore)
     host.close()
+
+
+def test_a_stage_that_stays_gives_its_engine_to_the_next_epoch():
+    built = []
+    host = host_with(lambda order, progress: built.append(FakeEngine(order.spec)) or built[-1], memory_limit=150)
+    first = order(counter=1)
+    host.load(first, ignore)
+    second = replace(order(counter=2), held=first.key)
+    stage = host.load(second, ignore)
+    assert stage.engine is built[0]
+    assert len(built) == 1
+    assert keys(host) == [second.key]
+    assert host.memory_free() == 50
+    assert isinstance(host.admit(hello_to(first.spec, Role.UPSTREAM, FakeEngine(first.spec).element)), Refusal)
+    host.close()
+
+
+@pytest.mark.parametrize(
+    "change", [{"slots": 3}, {"context": 100}, {"index": 1}, {"stages": 1}, {"max_step_tokens": 9}]
+)
+def test_a_stage_that_is_not_the_same_is_built_and_the_other_stays(change):
+    host = host_with()
+    first = order(counter=1)
+    host.load(first, ignore)
+    other = replace(order(counter=2), held=first.key)
+    stage = host.load(replace(other, spec=replace(other.spec, **change)), ignore)
+    assert stage.engine is not host.load(order(counter=3), ignore).engine
+    assert len(keys(host)) == 3
+    host.close()
+
+
+def test_a_stage_whose_place_alone_changes_stays():
+    held = replace(SPEC, epoch=Epoch(HEAD, 1), index=1, stages=4)
+    assert serves(held, replace(held, epoch=Epoch(HEAD, 2), index=2, stages=5))
+    assert not serves(held, replace(held, epoch=Epoch(OTHER, 2)))
+    assert not serves(held, replace(held, epoch=Epoch(HEAD, 1)))
+    assert not serves(held, replace(held, epoch=Epoch(HEAD, 2), index=3))
 
 
 def test_what_the_device_has_not_free_is_not_promised():

@@ -1,0 +1,76 @@
+"""A plan without the workers that were lost, with as little loading as can be. Pure.
+
+Stages that can stay do; each other one goes whole to a worker that has the room: to one without a stage if there is
+one, so that nobody computes twice as long, else to the one with most room. Speed is for the planner, later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hyperlane.core import Address, Plan, StagePlan, WorkerFacts
+
+
+def mended(plan: Plan, workers: Sequence[WorkerFacts]) -> Plan | None:
+    """The same stages on the workers that are left; None if a stage finds no room.
+
+    `workers`: those that may be used; `memory_free` counts what their present stages take as free.
+    """
+    here = {worker.control: worker for worker in workers}
+    stays = [stage.worker.control in here for stage in plan.stages]
+    room = {worker.control: worker.memory_free for worker in workers}
+    for stage, stay in zip(plan.stages, stays, strict=True):
+        if stay:
+            room[stage.worker.control] -= _bytes(stage)
+    busy = {stage.worker.control for stage, stay in zip(plan.stages, stays, strict=True) if stay}
+    stages: list[StagePlan] = []
+    for stage, stay in zip(plan.stages, stays, strict=True):
+        place = stage.worker.control if stay else _place(_bytes(stage), room, busy)
+        if place is None:
+            return None
+        if not stay:
+            room[place] -= _bytes(stage)
+            busy.add(place)
+        stages.append(replace(stage, worker=here[place]))
+    return replace(plan, stages=tuple(stages))
+
+
+def is_mended(plan: Plan) -> bool:
+    """Whether a worker has several stages, as no planner wants it."""
+    return len({stage.worker.control for stage in plan.stages}) < len(plan.stages)
+
+
+def same_places(one: Plan, other: Plan) -> bool:
+    """Whether two plans have the same layers on the same workers in the same order."""
+    return _places(one) == _places(other)
+
+
+def fits_beside(plan: Plan, running: Plan, workers: Sequence[WorkerFacts]) -> bool:
+    """Whether what the plan has to load has room beside what runs. `memory_free` of `workers`: free now."""
+    held = set(_places(running))
+    free: dict[str, int] = {}
+    for worker in workers:
+        # Workers of one pool see the same free bytes.
+        free[_pool(worker)] = max(free.get(_pool(worker), 0), worker.memory_free)
+    for stage, place in zip(plan.stages, _places(plan), strict=True):
+        if place not in held:
+            free[_pool(stage.worker)] = free.get(_pool(stage.worker), 0) - _bytes(stage)
+    return all(left >= 0 for left in free.values())
+
+
+def _pool(worker: WorkerFacts) -> str:
+    return worker.memory_pool or str(worker.control)
+
+
+def _places(plan: Plan) -> list[tuple[Address, int, int]]:
+    return [(stage.worker.control, stage.layers.first, stage.layers.last) for stage in plan.stages]
+
+
+def _place(needed: int, room: dict[Address, int], busy: set[Address]) -> Address | None:
+    fits = [address for address, free in room.items() if free >= needed]
+    return min(fits, key=lambda address: (address in busy, -room[address]), default=None)
+
+
+def _bytes(stage: StagePlan) -> int:
+    return stage.weight_bytes + stage.kv_bytes + stage.workspace_bytes

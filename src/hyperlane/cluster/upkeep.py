@@ -1,0 +1,345 @@
+"""Keeps a head supplied with a pipeline: after a loss, when a worker leaves, and when one comes that makes it faster.
+
+Decides when; the controller does what. One task in the control plane's event loop, which nothing but `close` ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from hyperlane.cluster import rpc
+from hyperlane.cluster.breaker import Breakers
+from hyperlane.cluster.controller import Ask, Attendance, Controller, Pipeline, Present
+from hyperlane.cluster.local import LocalWorkers
+from hyperlane.cluster.mending import fits_beside, mended, same_places
+from hyperlane.cluster.planning import Planned, Planning
+from hyperlane.cluster.profile.measured import Node
+from hyperlane.cluster.worker_client import WorkerClient
+from hyperlane.core import Address, HeadStatus, Plan
+from hyperlane.errors import DoesNotFit, EngineFault, HyperlaneError
+from hyperlane.wire.link import Ring
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.3
+"""Workers come in groups; a plan is made when none has come for so long."""
+
+LONGEST_PAUSE_S = 10.0
+"""Between two tries to build a pipeline; a worker that comes ends the pause."""
+
+
+class Served(Protocol):
+    """What a head is to its upkeep. Called from the event loop, but `pause`, which waits, from a thread."""
+
+    def attach(self, ring: Ring, plan: Plan, epoch: int) -> None:
+        """Go on with this pipeline."""
+        ...
+
+    def pause(self, verdict: HyperlaneError | None = None) -> None:
+        """Let the running pipeline go; with a verdict it counts as lost."""
+        ...
+
+    def prove(self) -> None:
+        """Send a token through it, if no request does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """The pipeline of a generation failed."""
+
+    generation: int
+    cause: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """Somebody came, or leaves."""
+
+
+class Upkeep:
+    """One for each head, from its first pipeline on. Everything but `lost` belongs to the event loop."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        ask: Ask,
+        planning: Planning,
+        local: LocalWorkers,
+        head: Served,
+        *,
+        replans: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`replans`: whether a running plan may be replaced by a better one."""
+        self._controller = controller
+        self._ask = ask
+        self._planning = planning
+        self._local = local
+        self._replans = replans
+        self._clock = clock
+        self._head = head
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
+        self._breakers = Breakers()
+        self._generation = 0
+        self._running: Pipeline | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._revival: asyncio.Task[None] | None = None
+
+    async def start(self) -> Pipeline:
+        """The first pipeline. Raises as `Controller.start`."""
+        self._running = await self._controller.start(self._ask, self._planning, self._verdict, self._leaves)
+        return self._running
+
+    async def watch(self) -> None:
+        """From now on see to it that the head has a pipeline; the first one is attached."""
+        self._task = asyncio.create_task(self._supervise())
+
+    async def close(self) -> None:
+        """Let things be as they are. Idempotent."""
+        self._local.let_be()
+        for task in (self._task, self._revival):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._revival = None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last pipeline; there must have been one."""
+        assert self._running is not None
+        return self._running.plan
+
+    def lost(self, cause: Exception) -> None:
+        """The head's pipeline failed. From any thread."""
+        event = _Lost(self._generation, cause)
+        with suppress(RuntimeError):  # the loop has ended: so does the head
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def offer(self, address: Address) -> None:
+        """A worker came, or came back."""
+        self._controller.offer(address)
+        self._events.put_nowait(_Changed())
+
+    def offer_soon(self, address: Address) -> None:
+        """As `offer`, from any thread."""
+        self._loop.call_soon_threadsafe(self.offer, address)
+
+    def complete(self, status: HeadStatus) -> HeadStatus:
+        """A status with who is left out for a while, and why. From any thread."""
+        now_s = self._clock()
+        reasons = [self._breakers.reason(node.address, now_s) if node.address else "" for node in status.nodes]
+        nodes = (replace(node, reason=why or node.reason) for node, why in zip(status.nodes, reasons, strict=True))
+        return replace(status, nodes=tuple(nodes))
+
+    # --- events ----------------------------------------------------------------------------------------------
+
+    def _verdict(self, error: HyperlaneError) -> None:
+        self._head.pause(error)
+
+    def _leaves(self, client: WorkerClient) -> None:
+        log.info("%s at %s is about to leave", client.name, client.address)
+        self._events.put_nowait(_Changed())
+
+    async def _supervise(self) -> None:
+        """The supervisor: whatever goes wrong with one event, the next one is seen to."""
+        while True:
+            event = await self._next()
+            try:
+                if not isinstance(event, _Lost):
+                    await self._settle()
+                    await self._improve()
+                elif event.generation == self._generation:
+                    await self._recover(event.cause)
+            except Exception:
+                log.exception("the upkeep of the pipeline failed")
+
+    async def _next(self) -> _Lost | _Changed:
+        """The next event; a worker that may be tried again is one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._breakers.next_half_open_s(self._clock())):
+                return await self._events.get()
+        return _Changed()
+
+    async def _settle(self) -> None:
+        """Wait until nobody has come for a moment; a loss is not waited for."""
+        while True:
+            try:
+                event = await asyncio.wait_for(self._events.get(), SETTLE_S)
+            except TimeoutError:
+                return
+            if isinstance(event, _Lost):
+                self._events.put_nowait(event)
+                return
+
+    # --- after a loss ----------------------------------------------------------------------------------------
+
+    async def _recover(self, cause: Exception) -> None:
+        """Build a pipeline of what is left, however long it takes; requests wait, or give up, at the head."""
+        began_s = self._clock()
+        lost, blamed = self._running, False
+        rng = random.Random()
+        pause_s = rpc.FIRST_PAUSE_S
+        while True:
+            seen = await self._controller.look()
+            self._revive(seen)
+            if not blamed:
+                self._blame(seen, cause)
+                blamed = True
+            try:
+                await self._serve(await self._change(await self._plan_after(lost, seen)))
+            except HyperlaneError as error:
+                log.warning("no pipeline yet: %s", error)
+                self._blame_loads(error)
+            else:
+                log.warning("requests go on after %.2f s: %s", self._clock() - began_s, cause)
+                return
+            await self._pause(pause_s * rng.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _plan_after(self, lost: Pipeline | None, seen: Attendance) -> Planned:
+        """The same stages where that goes, else a new plan; left out are those who failed too often, while it goes."""
+        everyone = [_with_own(one) for one in seen.present if not one.is_leaving]
+        trusted = [node for node in everyone if not self._breakers.is_open(node.facts.control, self._clock())]
+        for nodes in (trusted, everyone):
+            with suppress(DoesNotFit):
+                return await self._planned_on(lost, nodes)
+        return await self._planning.now(self._ask.wanted, everyone)
+
+    async def _planned_on(self, running: Pipeline | None, nodes: Sequence[Node]) -> Planned:
+        """The running plan on these workers, mended, or if that does not go a new one."""
+        if running is not None:
+            plan = mended(running.plan, [node.facts for node in nodes])
+            if plan is not None:
+                return replace(running.planned, plan=plan)
+        return await self._planning.now(self._ask.wanted, nodes)
+
+    async def _change(self, planned: Planned) -> Pipeline:
+        return await self._controller.change(self._ask, planned, self._verdict, self._leaves)
+
+    async def _serve(self, pipeline: Pipeline) -> None:
+        self._running = pipeline
+        self._generation += 1
+        self._head.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
+        self._head.prove()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until somebody comes. A loss that is told meanwhile is of no pipeline that runs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while isinstance(await self._events.get(), _Lost):
+                    pass
+
+    # --- who failed ------------------------------------------------------------------------------------------
+
+    def _blame(self, seen: Attendance, cause: Exception) -> None:
+        """Those of the plan that do not answer; if all do, the one whose stage said FAULT."""
+        if self._running is None:
+            return
+        places = [stage.worker.control for stage in self._running.plan.stages]
+        gone = {address for address, _ in seen.missing if address in places}
+        if not gone and isinstance(cause, EngineFault) and cause.stage is not None and cause.stage < len(places):
+            gone = {places[cause.stage]}
+        for address in gone:
+            self._failed(address, cause)
+
+    def _blame_loads(self, error: HyperlaneError) -> None:
+        for address in self._controller.blamed:
+            self._failed(address, error)
+
+    def _failed(self, address: Address, cause: Exception) -> None:
+        log.warning("the worker at %s failed: %s", address, cause)
+        if self._breakers.failed(address, self._clock()):
+            log.warning("the worker at %s is left out: %s", address, self._breakers.reason(address, self._clock()))
+
+    def _revive(self, seen: Attendance) -> None:
+        """Start this machine's own workers again: those that ended, and those that hang."""
+        if self._revival is None or self._revival.done():
+            missing = [address for address, _ in seen.missing]
+            task = asyncio.create_task(self._start_again(missing))
+            self._revival = task
+
+    async def _start_again(self, missing: Sequence[Address]) -> None:
+        for old, new in await asyncio.to_thread(self._local.start_again, missing):
+            await self._controller.forget(old)
+            if new is not None:
+                self.offer(new)
+
+    # --- for the better --------------------------------------------------------------------------------------
+
+    async def _improve(self) -> None:
+        """Replace the running plan if a worker of it leaves, or if another plan is better by enough."""
+        running = self._running
+        if running is None:
+            return
+        seen = await self._controller.look()
+        self._revive(seen)
+        planned = await self._without_leavers(running, seen) or await self._better(running, seen)
+        if planned is None or same_places(planned.plan, running.plan):
+            return
+        log.info("another plan takes over: %s", _places(planned.plan))
+        beside = fits_beside(planned.plan, running.plan, [one.node.facts for one in seen.present])
+        try:
+            if not beside:
+                await self._let_go()
+            pipeline = await self._controller.change(
+                self._ask, planned, self._verdict, self._leaves, self._let_go if beside else None
+            )
+            await self._serve(pipeline)
+        except HyperlaneError as error:
+            self._blame_loads(error)
+            await self._after_failed_change(running, error)
+
+    async def _without_leavers(self, running: Pipeline, seen: Attendance) -> Planned | None:
+        leaving = {one.node.facts.control for one in seen.present if one.is_leaving}
+        if not leaving & {stage.worker.control for stage in running.plan.stages}:
+            return None
+        try:
+            return await self._planned_on(running, [_with_own(one) for one in seen.present if not one.is_leaving])
+        except DoesNotFit as error:
+            log.warning("a worker is about to leave, and nothing fits without it: %s", error)
+            return None
+
+    async def _better(self, running: Pipeline, seen: Attendance) -> Planned | None:
+        """What would be planned now, if it is worth moving to."""
+        now_s = self._clock()
+        usable = [
+            _with_own(one)
+            for one in seen.present
+            if not one.is_leaving and not self._breakers.is_open(one.node.facts.control, now_s)
+        ]
+        if not self._replans:
+            return None
+        with suppress(DoesNotFit):
+            return await self._planning.better(self._ask.wanted, usable, running.plan)
+        return None
+
+    async def _let_go(self) -> None:
+        self._generation += 1
+        await asyncio.to_thread(self._head.pause)
+
+    async def _after_failed_change(self, running: Pipeline, error: HyperlaneError) -> None:
+        if self._controller.runs(running):
+            log.warning("the running plan goes on: %s", error)
+            await self._controller.give_up_what_is_new(running)
+        else:
+            await self._recover(error)
+
+
+def _with_own(present: Present) -> Node:
+    """A worker as a planner should count it: what its present stages take is free for the next ones."""
+    facts = present.node.facts
+    return replace(present.node, facts=replace(facts, memory_free=facts.memory_free + present.held_bytes))
+
+
+def _places(plan: Plan) -> str:
+    return ", ".join(f"layers {stage.layers} on {stage.worker.name}" for stage in plan.stages)

@@ -1,0 +1,138 @@
+"""Workers that die, hang, leave and come while a head serves: no answer is lost, and each is the undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hyperlane.cluster import heartbeat
+from hyperlane.core import Failed
+from hyperlane.errors import PipelineLost
+from hyperlane.node import start_serving
+from hyperlane.testing.fake_engine import fake_generate
+from hyperlane.testing.toy_cluster import PROMPT, answer, asked, rest, serve_config
+
+TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+SLOW = {"HYPERLANE_TEST_STEP_S": "0.005"}
+SLOWER = {"HYPERLANE_TEST_STEP_S": "0.02"}
+"""There is a middle of an answer in which something can happen."""
+
+COUNT = 60
+LONG = 200
+
+
+def begun(serving, count: int = COUNT):
+    """An answer that is under way."""
+    stream = asked(serving, count)
+    return stream, list(next(stream).tokens)
+
+
+def expected(serving, count: int = COUNT) -> list[int]:
+    return fake_generate(PROMPT, count, serving.service.facts)
+
+
+def places(serving) -> set[int]:
+    """Control ports of the running plan's workers."""
+    return {stage.worker.control.port for stage in serving.plan.stages}
+
+
+def local_workers(serving) -> list[psutil.Process]:
+    pids = {connection.laddr.port: connection.pid for connection in psutil.net_connections("tcp") if connection.pid}
+    return [psutil.Process(pids[stage.worker.control.port]) for stage in serving.plan.stages]
+
+
+# --- those that are lost -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_worker_that_is_killed_in_mid_stream_changes_no_answer(tiny_model, toys, victim):
+    with start_serving(serve_config(tiny_model, workers=tuple(toys.start(**SLOW) for _ in range(3)))) as serving:
+        streams = [begun(serving) for _ in range(2)]
+        waiting = asked(serving, COUNT)
+        toys.kill(victim)
+        for stream, tokens in streams:
+            assert tokens + rest(stream) == expected(serving)
+        assert rest(waiting) == expected(serving)
+        lost = serving.service.status()
+        assert lost.losses == 1
+        assert lost.ready
+        assert toys.ports[victim] not in places(serving)
+        assert answer(serving) == expected(serving, 24)
+
+
+def test_one_worker_after_another_is_killed_and_the_last_one_goes_on(tiny_model, toys):
+    with start_serving(serve_config(tiny_model, workers=tuple(toys.start(**SLOW) for _ in range(3)))) as serving:
+        stream, tokens = begun(serving, LONG)
+        for victim in (1, 2):
+            toys.kill(victim)
+            while serving.service.status().losses < victim or not serving.service.ready():
+                tokens += next(stream).tokens
+        assert tokens + rest(stream) == expected(serving, LONG)
+        assert places(serving) == {toys.ports[0]}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGSTOP")
+def test_a_worker_that_hangs_is_left_out(tiny_model, toys, monkeypatch):
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(heartbeat, "PATIENCE_S", 0.5)
+    with start_serving(serve_config(tiny_model, workers=(toys.start(), toys.start(**SLOW)))) as serving:
+        stream, tokens = begun(serving)
+        psutil.Process(toys.children[1].pid).suspend()
+        assert tokens + rest(stream) == expected(serving)
+        toys.kill(1)
+        assert serving.service.ready()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_this_machines_own_workers_are_started_again(tiny_model, workers, monkeypatch):
+    monkeypatch.setenv("HYPERLANE_TEST_STEP_S", "0.005")
+    with start_serving(serve_config(tiny_model, local_workers=workers), worker_command=TOY) as serving:
+        stream, tokens = begun(serving)
+        before = places(serving)
+        local_workers(serving)[0].kill()
+        assert tokens + rest(stream) == expected(serving)
+        while len(places(serving)) < workers or not places(serving) - before:
+            assert answer(serving) == expected(serving, 24)
+        assert serving.service.status().losses == 1
+
+
+def test_requests_end_with_an_error_when_no_worker_comes_back_in_time(tiny_model, toys):
+    settings = serve_config(tiny_model, workers=(toys.start(**SLOW),), recovery_timeout_s=0.5)
+    with start_serving(settings) as serving:
+        stream, _ = begun(serving)
+        toys.kill(0)
+        *_, last = stream
+        assert isinstance(last, Failed)
+        assert isinstance(last.error, PipelineLost)
+        assert "no other was ready within 0.5 s" in str(last.error)
+        assert not serving.service.ready()
+
+
+def test_a_worker_that_comes_after_the_last_one_died_is_used(tiny_model, toys):
+    with start_serving(serve_config(tiny_model, workers=(toys.start(**SLOW),))) as serving:
+        stream, tokens = begun(serving)
+        toys.kill(0)
+        serving.offer(toys.start(**SLOW))
+        assert tokens + rest(stream) == expected(serving)
+        assert places(serving) == {toys.ports[1]}
+
+
+# --- those that come, and those that leave -------------------------------------------------------------------
+
+
+def test_a_worker_that_comes_takes_over_layers_while_streams_run(tiny_model, toys):
+    with start_serving(serve_config(tiny_model, workers=(toys.start(**SLOWER),))) as serving:
+        stream, tokens = begun(serving, LONG)
+        serving.offer(toys.start(**SLOWER))
+        while len(serving.plan.stages) == 1 or not serving.service.ready():
+            tokens += next(stream).tokens
+        assert tokens + rest(stream) == expected(serving, LONG)
+        assert serving.service.status().losses == 0
+        assert places(serving) == set(toys.ports)
