@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import platformdirs
 
 from hyperlane import values
-from hyperlane.core import Address
+from hyperlane.core import Address, WeightForm
 from hyperlane.errors import ConfigError
 from hyperlane.said import refuse_unknown, said_by_file, said_by_variables
 
@@ -149,6 +149,12 @@ class ServeConfig(_Checked):
     load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
     recovery_timeout_s: float = _setting(120.0, values.seconds, "seconds that requests wait when workers were lost")
     replan: bool = _setting(True, values.yes_or_no, "move to a better plan while serving, when a worker comes")
+    weights: WeightForm | None = _setting(
+        None,
+        values.weights,
+        "int4, int8 or fp16: what weights that the model stores in full become; unset: int8 for a checkpoint, fp16 for "
+        "a GGUF file",
+    )
     paths: Paths = field(default_factory=Paths)
 
     @property

@@ -58,6 +58,18 @@ class ElementType(enum.StrEnum):
 # --- what a model is -----------------------------------------------------------------------------------------
 
 
+class WeightForm(enum.StrEnum):
+    """What matrices that a model stores in full (F32, F16, BF16) become while they are loaded.
+
+    FP16: they are not quantised (a CPU computes with them in float32). INT8, INT4: blocks of 32, rounded to nearest;
+    with INT4 the embedding and the projection, which need it most, are INT8.
+    """
+
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 @dataclass(frozen=True, slots=True)
 class RopeFacts:
     """Rotary embedding of one kind of layer. `dims` of a head's values are rotated, pairs taken half a head apart.
@@ -77,7 +89,9 @@ class ModelFacts:
 
     `fingerprint` identifies the content (hex SHA-256 of the whole file, as hubs state it): a worker's copy is the same
     model exactly when it is equal. `window` is the number of positions a local layer sees (0: all layers are
-    global); `global_every` says that layer i is global when (i + 1) % global_every == 0.
+    global); `global_every` says that layer i is global when (i + 1) % global_every == 0. `interleaved_heads`: the rows
+    of a head of `attn_q` and `attn_k` lie in pairs that rotate together, not half a head apart. `norm_bias` is what the
+    weights of norms are stored less. `weights` is what was asked for, not a property of the files.
     """
 
     name: str
@@ -101,6 +115,9 @@ class ModelFacts:
     embedding_scale: float = 1.0
     logit_softcap: float = 0.0
     attention_softcap: float = 0.0
+    interleaved_heads: bool = False
+    norm_bias: float = 0.0
+    weights: WeightForm = WeightForm.FP16
 
 
 # --- frames --------------------------------------------------------------------------------------------------

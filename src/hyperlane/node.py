@@ -41,10 +41,8 @@ from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
 from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
-from hyperlane.models.facts import read_facts
-from hyperlane.models.gguf_file import GgufFile
 from hyperlane.models.resolve import Library, name_of, resolve
-from hyperlane.models.tokenizer import Tokenizer
+from hyperlane.models.source import ModelFiles, facts_of, open_model, tokenizer_of
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S
@@ -115,7 +113,7 @@ def start_serving(
     """
     with ExitStack() as parts:
         cluster = _Cluster(config, report, parts, worker_command, looking)
-        tokenizer = Tokenizer.from_metadata(cluster.file)
+        tokenizer = tokenizer_of(cluster.file)
         template = chat_template_of(tokenizer, config.chat_template)
         options = HeadOptions(
             max_step_tokens=config.step_tokens,
@@ -176,13 +174,14 @@ class _Cluster:
         digests = DigestCache(config.paths.digests)
         library = Library(config.paths.models, config.offline, digests)
         self.path = resolve(config.model, library, _download_report(report))
-        self.file = parts.enter_context(GgufFile(self.path, digests))
+        self.file: ModelFiles = open_model(self.path, digests)
+        parts.callback(self.file.close)
         self._trust = opening.head_trust(config.paths)
         options = _local_options(config, worker_command, self._trust, reached=self._expected() > 0)
         self._local = LocalWorkers(config.local_worker_count, options)
         parts.callback(self._local.close)
         report(Progress("head", f"reading {self.path.name}"))
-        self.facts = replace(read_facts(self.file), name=name_of(config.model, self.path))
+        self.facts = replace(facts_of(self.file, config.weights), name=name_of(config.model, self.path))
         self.loop = BackgroundLoop("control-plane")
         parts.callback(self.loop.close)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hyperlane.core import Address
+from hyperlane.core import Address, WeightForm
 
 DEVICES = ("auto", "cpu", "cuda", "webgpu", "directml", "coreml", "openvino", "migraphx")
 """What `device` may say; which of them can be used depends on the installed runtime and is the worker's to find out."""
@@ -151,3 +151,11 @@ def size(value: object) -> int:
     if count <= 0:
         raise ValueError("must be more than 0 bytes")
     return count
+
+
+def weights(value: object) -> WeightForm:
+    """What weights become: fp16, int8 or int4."""
+    try:
+        return WeightForm(text(value).lower())
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(WeightForm)}") from None

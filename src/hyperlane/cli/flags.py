@@ -54,6 +54,7 @@ class ServeFlags:
     no_prefix_cache: Annotated[bool, typer.Option("--no-prefix-cache", help="as --prefix-cache off")] = False
     offline: Annotated[bool, _option(ServeConfig, "offline", "--offline")] = False
     chat_template: Annotated[Path | None, _option(ServeConfig, "chat_template", metavar="FILE")] = None
+    weights: Annotated[str | None, _option(ServeConfig, "weights", metavar="FORM", rich_help_panel=_CLUSTER)] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
     optimize: Annotated[

@@ -22,6 +22,7 @@ from hyperlane.core import (
     Precision,
     RopeFacts,
     StageSpec,
+    WeightForm,
     WorkerFacts,
 )
 from hyperlane.errors import ProtocolError, VersionMismatch
@@ -29,7 +30,7 @@ from hyperlane.models.weights import TensorInfo
 from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.stage import StageHealth, StageState
 
-CONTROL_PROTOCOL = 1
+CONTROL_PROTOCOL = 2
 """Raised whenever a message changes its meaning. Data links carry a number of their own."""
 
 HEAD_ID_BYTES = 16
@@ -165,17 +166,24 @@ def model_to(facts: ModelFacts) -> pb.ModelFacts:
     """For a request."""
     plain = {name: getattr(facts, name) for name in _PLAIN_FACTS}
     local = _rope_to(facts.rope_local) if facts.rope_local else None
-    return pb.ModelFacts(**plain, rope=_rope_to(facts.rope), rope_local=local)
+    return pb.ModelFacts(**plain, rope=_rope_to(facts.rope), rope_local=local, weights=facts.weights.value)
 
 
 def model_from(message: pb.ModelFacts) -> ModelFacts:
     """As it came."""
     plain = {name: getattr(message, name) for name in _PLAIN_FACTS}
     local = _rope_from(message.rope_local) if message.HasField("rope_local") else None
-    return ModelFacts(**plain, rope=_rope_from(message.rope), rope_local=local)
+    return ModelFacts(**plain, rope=_rope_from(message.rope), rope_local=local, weights=_weights_from(message.weights))
 
 
-_PLAIN_FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("rope", "rope_local"))
+def _weights_from(text: str) -> WeightForm:
+    try:
+        return WeightForm(text)
+    except ValueError:
+        raise ProtocolError(f"weights as '{text[:MAX_VERSION]}' are unknown here") from None
+
+
+_PLAIN_FACTS = tuple(f.name for f in fields(ModelFacts) if f.name not in ("rope", "rope_local", "weights"))
 
 
 def spec_to(spec: StageSpec) -> pb.StageSpec:

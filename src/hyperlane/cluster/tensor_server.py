@@ -107,14 +107,13 @@ async def start_server(
 
 
 async def _serve(path: Path, address: Address, trust: Trust | None) -> None:
-    from hyperlane.models.facts import read_facts
-    from hyperlane.models.gguf_file import GgufFile
+    from hyperlane.models.source import open_model
 
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     when_parent_ends(lambda: loop.call_soon_threadsafe(ended.set))
-    with GgufFile(path) as file:
+    with open_model(path) as file:
         token = secrets.token_hex(16)
-        service = TensorService(file, read_facts(file).fingerprint, token)
+        service = TensorService(file, file.fingerprint, token)
         server, bound = await start_server(service, address, trust)
         Announcement("tensors", bound, token).print()
         await ended.wait()

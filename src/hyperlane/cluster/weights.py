@@ -12,7 +12,7 @@ from hyperlane.core import StageSpec
 from hyperlane.errors import HyperlaneError, LoadFailed, UnknownModel
 from hyperlane.models import layout
 from hyperlane.models.digests import DigestCache
-from hyperlane.models.gguf_file import GgufFile
+from hyperlane.models.source import open_model
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.orders import LoadOrder, LoadProgress
 
@@ -20,7 +20,7 @@ from hyperlane.stage.orders import LoadOrder, LoadProgress
 def holds_model(fingerprint: str, path: str, digests: DigestCache) -> bool:
     """Whether the file at `path` on this machine is that model."""
     try:
-        with GgufFile(Path(path), digests) as file:
+        with open_model(Path(path), digests) as file:
             return file.fingerprint == fingerprint
     except HyperlaneError:
         return False
@@ -50,7 +50,7 @@ def open_weights(
             yield remote
         return
     try:
-        file = GgufFile(Path(sources.path_hint), digests)
+        file = open_model(Path(sources.path_hint), digests)
     except UnknownModel as error:
         raise LoadFailed(
             f"this worker has no copy of {model.name}, and was named no server that has: {error}"
@@ -66,6 +66,6 @@ def open_weights(
 def stage_tensors(spec: StageSpec) -> list[str]:
     """The tensors that a stage reads, in the order in which it does."""
     units = [layout.layer_layout(spec.model, layer) for layer in range(spec.layers.first, spec.layers.last)]
-    first = [layout.embedding_layout()] if spec.is_first else []
+    first = [layout.embedding_layout(spec.model)] if spec.is_first else []
     last = [layout.output_layout(spec.model)] if spec.is_last else []
     return [name for unit in (*first, *units, *last) for name in unit.tensors]

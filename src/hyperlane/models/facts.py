@@ -164,6 +164,7 @@ def _llama(keys: _Keys, facts: ModelFacts) -> ModelFacts:
     return replace(
         facts,
         context=min(facts.context, window or facts.context),
+        interleaved_heads=True,
         rope=replace(facts.rope, factors=_rope_factors(keys.file, facts.head_dim // 2)),
     )
 

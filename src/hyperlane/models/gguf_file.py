@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +12,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from hyperlane.errors import HyperlaneError, MalformedModel, UnknownModel
+from hyperlane.errors import HyperlaneError
 from hyperlane.models.digests import WHOLE, DigestCache, FileState
 from hyperlane.models.gguf_header import GgufHeader
+from hyperlane.models.mapping import map_file
 from hyperlane.models.ranges import RemoteFile, TensorPlace, start_digest
 
 _HASH_THREADS = 4
@@ -45,7 +44,7 @@ class GgufFile(GgufHeader):
 
         """
         self._cache = digests
-        data, self._state = _map(path)
+        data, self._state = map_file(path)
         try:
             super().__init__(data, path, len(data))
         except HyperlaneError:
@@ -143,14 +142,3 @@ class GgufFile(GgufHeader):
             return FileState.of(self.path, self.path.stat()) == self._state
         except FileNotFoundError:
             return False
-
-
-def _map(path: Path) -> tuple[mmap.mmap, FileState]:
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size == 0:
-                raise MalformedModel(f"{path.name}: the file is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), FileState.of(path, status)
-    except OSError as error:
-        raise UnknownModel(f"cannot open the model file {path}: {error.strerror or error}") from error

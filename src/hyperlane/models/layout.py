@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hyperlane.core import ModelFacts
+from hyperlane.core import ModelFacts, WeightForm
 from hyperlane.errors import UnsupportedModel
 from hyperlane.models.inventory import EMBEDDING, OUTPUT, OUTPUT_NORM
+
+EMBEDDING_UNIT = "embedding"
+"""The name of the unit whose rows are looked up, and not multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,15 @@ class MatrixPart:
 class UnitLayout:
     """The smallest thing that is converted and kept: a layer, the embedding, or the projection.
 
-    `vectors`: tensor names by graph path.
+    `vectors`: tensor names by graph path; `norm_bias` is added to their values. `weights`: what matrices that are
+    stored in full become.
     """
 
     name: str
     matrices: tuple[MatrixPart, ...]
     vectors: Mapping[str, str]
+    norm_bias: float = 0.0
+    weights: WeightForm = WeightForm.FP16
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -52,7 +58,7 @@ def layer_layout(facts: ModelFacts, layer: int) -> UnitLayout:
     if facts.family not in _VECTORS:
         raise UnsupportedModel(f"the architecture '{facts.family}' is not supported; known: {', '.join(_VECTORS)}")
     file, path = f"blk.{layer}", f"layer.{layer}"
-    heads = {"attn_q": facts.heads, "attn_k": facts.kv_heads} if facts.family == "llama" else {}
+    heads = {"attn_q": facts.heads, "attn_k": facts.kv_heads} if facts.interleaved_heads else {}
     return UnitLayout(
         path,
         tuple(
@@ -64,18 +70,27 @@ def layer_layout(facts: ModelFacts, layer: int) -> UnitLayout:
             for short, tensors in _MATRICES.items()
         ),
         {f"{path}/{short}": f"{file}.{tensor}.weight" for short, tensor in _VECTORS[facts.family].items()},
+        facts.norm_bias,
+        facts.weights,
     )
 
 
-def embedding_layout() -> UnitLayout:
+def embedding_layout(facts: ModelFacts) -> UnitLayout:
     """The table of token embeddings."""
-    return UnitLayout("embedding", (MatrixPart("embedding", (EMBEDDING,), (0,)),), {})
+    part = MatrixPart(EMBEDDING_UNIT, (EMBEDDING,), (0,))
+    return UnitLayout(EMBEDDING_UNIT, (part,), {}, weights=_of_vocabulary(facts.weights))
 
 
 def output_layout(facts: ModelFacts) -> UnitLayout:
     """The projection to the vocabulary and the norm before it; the embedding where the output is tied to it."""
     matrix = EMBEDDING if facts.tied_output else OUTPUT
-    return UnitLayout("output", (MatrixPart("output", (matrix,), (0,)),), {"output/norm": OUTPUT_NORM})
+    part = MatrixPart("output", (matrix,), (0,))
+    return UnitLayout("output", (part,), {"output/norm": OUTPUT_NORM}, facts.norm_bias, _of_vocabulary(facts.weights))
+
+
+def _of_vocabulary(weights: WeightForm) -> WeightForm:
+    """The embedding and the projection lose most by 4 bits, and gain least."""
+    return WeightForm.INT8 if weights is WeightForm.INT4 else weights
 
 
 _MATRICES = {

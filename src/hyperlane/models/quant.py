@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from hyperlane.core import WeightForm
 from hyperlane.errors import MalformedModel, UnsupportedModel
 from hyperlane.models.quant_blocks import FORMATS, Blocks, Bytes, Floats, Format
 from hyperlane.models.quant_layout import pack_nibbles
@@ -22,7 +23,7 @@ CHUNK_BYTES = 1 << 18
 """Stored bytes converted at a time: the intermediate arrays, some ten times larger, stay in the cache."""
 
 PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
-"""Types that stay float32 matrices."""
+"""Types that hold weights in full."""
 
 OTHER_TYPES = frozenset(
     {"Q2_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"}
@@ -38,13 +39,20 @@ def is_supported(kind: str) -> bool:
     return kind in PLAIN_TYPES or kind in FORMATS or kind in OTHER_TYPES
 
 
-def matrix_form(info: TensorInfo, raw: Bytes, *, exact: bool) -> QuantMatrix | Floats:
+def matrix_form(
+    info: TensorInfo, raw: Bytes, *, exact: bool, weights: WeightForm = WeightForm.FP16
+) -> QuantMatrix | Floats:
     """A matrix in the form that the engine multiplies, converted from its stored bytes.
+
+    `weights` says what becomes of the plain types; all others are quantised already.
 
     =================== ============================ ========================= ====================================
     type                `exact`                      not `exact` ("wide")      loss
     =================== ============================ ========================= ====================================
-    F32, F16, BF16      float32 [rows, columns]      the same                  none
+    F32, F16, BF16      by `weights`:
+    · fp16              float32 [rows, columns]      the same                  none
+    · int8              8 bit, block 32              the same                  ≤ 1/254 of the block's largest weight
+    · int4              4 bit, block 32, zeros       the same                  ≤ 1/15 of the block's range
     Q4_0                4 bit, block 32              the same                  none
     Q5_0, Q8_0          8 bit, block 32              the same                  none
     Q3_K, Q6_K          8 bit, block 16              the same                  none
@@ -58,7 +66,8 @@ def matrix_form(info: TensorInfo, raw: Bytes, *, exact: bool) -> QuantMatrix | F
     Q4_1 and its like store w = d·q + m. Wide: w = (d/f)·(f·q − z) with f = 16 (8 for 5-bit q, so that f·q fits a
     byte) and z = −m·f/d rounded. Where z would not fit 0 … 255, since the block does not reach 0 or begins
     far below, the block is quantised anew to 8 bit over its range widened to 0: each weight is off by ≤ range / 510.
-    "None" means up to the rounding of float32 arithmetic.
+    "None" means up to the rounding of float32 arithmetic. Plain matrices whose columns are no multiple of 32 stay
+    float32.
 
     Raises:
         MalformedModel: the bytes are not as many as the shape says, it is no matrix, or scales are not finite.
@@ -66,12 +75,13 @@ def matrix_form(info: TensorInfo, raw: Bytes, *, exact: bool) -> QuantMatrix | F
 
     """
     _check(info, raw)
-    if info.type in PLAIN_TYPES:
+    plan = _plan(info, exact=exact, weights=weights)
+    if plan is None:
         return dequantize(info, raw)
     if len(info.shape) != 2:
         raise MalformedModel(f"tensor '{info.name}' of type {info.type} has the shape {info.shape}, not a matrix's")
-    matrix = _allocate(info.shape[0], info.shape[1], _plan(info.type, exact=exact))
-    convert = _converter(info, exact=exact)
+    matrix = _allocate(info.shape[0], info.shape[1], plan)
+    convert = _converter(info, plan, exact=exact)
     for rows in _chunks(info):
         part = convert(raw[rows.start * _row_bytes(info) : rows.stop * _row_bytes(info)])
         for values in (part.scales, part.offsets):
@@ -97,12 +107,12 @@ def dequantize(info: TensorInfo, raw: Bytes) -> Floats:
     return weights
 
 
-def form_bytes(info: TensorInfo, *, exact: bool) -> int:
+def form_bytes(info: TensorInfo, *, exact: bool, weights: WeightForm = WeightForm.FP16) -> int:
     """Bytes that `matrix_form`'s result takes, without converting anything."""
     rows, columns = (int(np.prod(info.shape[:-1])), info.shape[-1])
-    if info.type in PLAIN_TYPES:
+    plan = _plan(info, exact=exact, weights=weights)
+    if plan is None:
         return rows * columns * 4
-    plan = _plan(info.type, exact=exact)
     blocks = columns // plan.block
     zeros = -(-blocks * plan.bits // 8) if plan.zeros else 0
     return rows * (columns * plan.bits // 8 + blocks * 4 + zeros + (blocks * 4 if plan.offsets else 0))
@@ -118,6 +128,12 @@ class _Plan:
     offsets: bool = False
 
 
+_PLANS = {
+    WeightForm.INT8: _Plan(8, _REQUANTISED_BLOCK),
+    WeightForm.INT4: _Plan(4, _REQUANTISED_BLOCK, zeros=True),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Some blocks in the engine's form, in the order of the file: q [n, block], the others [n]."""
@@ -128,21 +144,25 @@ class _Part:
     offsets: Floats | None = None
 
 
-def _plan(kind: str, *, exact: bool) -> _Plan:
-    known = FORMATS.get(kind)
+def _plan(info: TensorInfo, *, exact: bool, weights: WeightForm) -> _Plan | None:
+    """The form of a tensor; None for float32."""
+    if info.type in PLAIN_TYPES:
+        whole = len(info.shape) == 2 and info.shape[1] % _REQUANTISED_BLOCK == 0
+        return _PLANS.get(weights) if whole else None
+    known = FORMATS.get(info.type)
     if known is None:
         return _Plan(8, _REQUANTISED_BLOCK)
     if known.zero is not None:
-        return _Plan(4 if kind == "Q4_0" else 8, known.group)
+        return _Plan(4 if info.type == "Q4_0" else 8, known.group)
     return _Plan(4 if exact and known.top == 15 else 8, known.group, zeros=True, offsets=exact)
 
 
-def _converter(info: TensorInfo, *, exact: bool) -> Callable[[Bytes], _Part]:
+def _converter(info: TensorInfo, plan: _Plan, *, exact: bool) -> Callable[[Bytes], _Part]:
     """What turns stored bytes of whole rows into blocks of ours."""
-    known = FORMATS.get(info.type)
+    known, bits = FORMATS.get(info.type), plan.bits
     if known is None:
-        return lambda raw: _requantised(_floats(info, raw).reshape(-1, _REQUANTISED_BLOCK))
-    bits = _plan(info.type, exact=exact).bits
+        rounded = _requantised if bits == 8 else _rounded_to_4_bits
+        return lambda raw: rounded(_floats(info, raw).reshape(-1, _REQUANTISED_BLOCK))
     block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[info.type]][1]
 
     def convert(raw: Bytes) -> _Part:
@@ -179,17 +199,22 @@ def _wide(blocks: Blocks, known: Format) -> _Part:
     misfit = ~(np.abs(exact_zeros - zeros) <= 0.5)
     if misfit.any():
         weights = blocks.scale[misfit][:, None] * blocks.q[misfit] + low[misfit][:, None]
-        q[misfit], scales[misfit], zeros[misfit] = _over_range(weights)
+        q[misfit], scales[misfit], zeros[misfit] = _over_range(weights, 255)
     return _Part(_flat(q), scales.reshape(-1), zeros.reshape(-1))
 
 
-def _over_range(weights: Floats) -> tuple[Bytes, Floats, Bytes]:
-    """8-bit q, scale and zero point of blocks [n, block] over their range, widened so that it holds 0."""
+def _over_range(weights: Floats, top: int) -> tuple[Bytes, Floats, Bytes]:
+    """Q up to `top`, scale and zero point of blocks [n, block] over their range, widened so that it holds 0."""
     low = np.minimum(weights.min(axis=1), 0)
-    step = (np.maximum(weights.max(axis=1), 0) - low) / np.float32(255)
+    step = (np.maximum(weights.max(axis=1), 0) - low) / np.float32(top)
     inverse = _inverse(step)
-    zeros = _to_bytes(-low * inverse, 255)
-    return _to_bytes(weights * inverse[:, None] + zeros[:, None], 255), step, zeros
+    zeros = _to_bytes(-low * inverse, top)
+    return _to_bytes(weights * inverse[:, None] + zeros[:, None], top), step, zeros
+
+
+def _rounded_to_4_bits(weights: Floats) -> _Part:
+    """4-bit blocks [n, block] with zero points."""
+    return _Part(*_over_range(weights, 15))
 
 
 def _requantised(weights: Floats) -> _Part:

@@ -18,6 +18,7 @@ from hyperlane.models.tokenizer_data import (
     TokenType,
     read_tokenizer_data,
 )
+from hyperlane.models.tokenizer_library import LibraryVocabulary
 from hyperlane.models.tokenizer_pre import split_rule
 from hyperlane.models.tokenizer_special import LiteralTokens
 from hyperlane.models.tokenizer_spm import ScoredPieces
@@ -60,6 +61,8 @@ class Tokenizer:
         self.chat_template = data.chat_template
         self._data = data
         self._vocabulary = _vocabulary(data)
+        self._inside = _library(data, data.library_inside) if data.library_inside else self._vocabulary
+        self._prefix = " " if data.add_space_prefix and not data.library else ""
         self._user_defined = _literals(data, {TokenType.USER_DEFINED})
         self._special = _literals(data, {TokenType.USER_DEFINED, *_SILENT})
         self.control = _literals(data, _SILENT, shortest=2)
@@ -128,8 +131,8 @@ class Tokenizer:
             if isinstance(fragment, int):
                 ids.append(fragment)
             else:
-                prefix = " " if self.add_space_prefix and after_special else ""
-                ids += self._vocabulary.encode(prefix + fragment)
+                vocabulary = self._inside if ids else self._vocabulary
+                ids += vocabulary.encode(self._prefix + fragment if after_special else fragment)
             after_special = isinstance(fragment, int)
         return ids
 
@@ -183,9 +186,15 @@ class _Pieces(dict[int, bytes]):
 
 
 def _vocabulary(data: TokenizerData) -> Vocabulary:
+    if data.library:
+        return _library(data, data.library)
     if data.model == BYTE_LEVEL_BPE:
         return ByteLevelBpe(data.tokens, data.merges, split_rule(data.pre))
     return ScoredPieces(data.tokens, data.scores or [0.0] * len(data.tokens), data.unk_id)
+
+
+def _library(data: TokenizerData, description: str) -> Vocabulary:
+    return LibraryVocabulary(description, byte_level=data.model == BYTE_LEVEL_BPE)
 
 
 def _literals(data: TokenizerData, kinds: Iterable[int], shortest: int = 1) -> LiteralTokens:

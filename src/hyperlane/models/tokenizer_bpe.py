@@ -41,11 +41,16 @@ class ByteLevelBpe:
         return ids
 
     def text_bytes(self, text: str) -> bytes:
-        """The bytes that a normal token's text stands for; what is outside the alphabet stands for itself."""
-        try:
-            return text.translate(_BYTES).encode("latin-1")
-        except UnicodeEncodeError:
-            return text.encode()
+        """The bytes that a normal token's text stands for."""
+        return bytes_of(text)
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes that a text in the alphabet stands for; what is outside the alphabet stands for itself."""
+    try:
+        return text.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode()
 
 
 def _pair(merge: str, vocabulary: Mapping[str, int]) -> tuple[str, str]:

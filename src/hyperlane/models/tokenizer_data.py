@@ -81,6 +81,8 @@ class TokenizerData:
 
     `model`: `gpt2` or `llama`. `pre`: the name of a byte-level BPE's split rule. `merges`: "left right", best first.
     `ends`: every token that ends a turn. `add_space_prefix`: a text begins as if a space stood before it.
+    `library`: how the `tokenizers` library runs the vocabulary, in place of `pre`, `merges` and `scores`; it adds that
+    space itself. `library_inside`: the same for a text behind a special token, where that differs.
     """
 
     model: str
@@ -97,6 +99,8 @@ class TokenizerData:
     add_bos: bool = False
     add_space_prefix: bool = False
     chat_template: str | None = None
+    library: str = ""
+    library_inside: str = ""
 
 
 def read_tokenizer_data(metadata: Metadata) -> TokenizerData:
@@ -112,7 +116,7 @@ def read_tokenizer_data(metadata: Metadata) -> TokenizerData:
     if not tokens:
         raise MalformedModel("the model file holds no vocabulary (tokenizer.ggml.tokens)")
     declared = _column(metadata.integers("tokenizer.ggml.token_type"), len(tokens), "token_type")
-    types = _corrected_types(tokens, declared or [TokenType.NORMAL] * len(tokens))
+    types = corrected_types(tokens, declared or [TokenType.NORMAL] * len(tokens))
     pre = metadata.string("tokenizer.ggml.pre") or "default"
     pieces = model == SENTENCEPIECE
     ids = {
@@ -130,7 +134,7 @@ def read_tokenizer_data(metadata: Metadata) -> TokenizerData:
         eos_id=ids["eos"],
         unk_id=ids["unknown"],
         pad_id=ids["padding"],
-        ends=_ends(tokens, declared, (ids["eos"], ids["eot"], ids["eom"])),
+        ends=ends_of(tokens, declared, (ids["eos"], ids["eot"], ids["eom"])),
         add_bos=_flag(metadata, "add_bos_token", pieces or pre in _BOS_BY_DEFAULT) and ids["bos"] is not None,
         add_space_prefix=_flag(metadata, "add_space_prefix", pieces) and pieces,
         chat_template=metadata.string("tokenizer.chat_template"),
@@ -169,7 +173,7 @@ def _flag(metadata: Metadata, name: str, default: bool) -> bool:
     return default if found is None else found
 
 
-def _corrected_types(tokens: Sequence[str], declared: Sequence[int]) -> Sequence[int]:
+def corrected_types(tokens: Sequence[str], declared: Sequence[int]) -> Sequence[int]:
     """Some files declare tokens that end a turn as user-defined; parsed in plain text, a user could end turns."""
     types = list(declared)
     for token, kind in enumerate(declared):
@@ -182,7 +186,7 @@ def _is_control_name(text: str) -> bool:
     return text in _CONTROL_NAMES or _FILL_IN_THE_MIDDLE.fullmatch(text) is not None
 
 
-def _ends(tokens: Sequence[str], declared: Sequence[int], named: Sequence[int | None]) -> frozenset[int]:
+def ends_of(tokens: Sequence[str], declared: Sequence[int], named: Sequence[int | None]) -> frozenset[int]:
     """Every token that ends a turn. `</s>` is one only where it is declared control: in Gemma it is an HTML tag."""
     special = (TokenType.CONTROL, TokenType.USER_DEFINED)
     found: Mapping[str, int] = {

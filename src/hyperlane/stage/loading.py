@@ -18,7 +18,7 @@ from hyperlane.graph.decoder import StageShape
 from hyperlane.graph.families import build_stage
 from hyperlane.graph.forms import Forms, MatrixForm
 from hyperlane.graph.numbers import Numbers
-from hyperlane.models.layout import UnitLayout, embedding_layout, layer_layout, output_layout
+from hyperlane.models.layout import EMBEDDING_UNIT, UnitLayout, embedding_layout, layer_layout, output_layout
 from hyperlane.models.weights import TensorSource
 from hyperlane.stage.arena import positions
 from hyperlane.stage.engine import Engine
@@ -90,7 +90,7 @@ def _usable(options: EngineOptions) -> EngineOptions:
 def units(spec: StageSpec) -> tuple[UnitLayout, ...]:
     """What a stage is made of, in the order of its computation."""
     layers = [layer_layout(spec.model, index) for index in range(spec.layers.first, spec.layers.last)]
-    first = [embedding_layout()] if spec.is_first else []
+    first = [embedding_layout(spec.model)] if spec.is_first else []
     last = [output_layout(spec.model)] if spec.is_last else []
     return (*first, *layers, *last)
 
@@ -106,7 +106,7 @@ class _Order:
 
     def read(self, layout: UnitLayout) -> UnitWeights:
         """Read and convert the weights of a unit."""
-        read = read_embedding if layout == embedding_layout() else read_unit
+        read = read_embedding if layout.name == EMBEDDING_UNIT else read_unit
         return read(self.source, layout, self.options.offsets)
 
     def counted(self) -> Iterator[UnitLayout]:

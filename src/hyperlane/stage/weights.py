@@ -9,6 +9,7 @@ from typing import TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from hyperlane.core import WeightForm
 from hyperlane.errors import MalformedModel
 from hyperlane.graph.forms import (
     MatrixForm,
@@ -59,13 +60,14 @@ def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -
     to_fold: dict[str, QuantMatrix] = {}
     for part in layout.matrices:
         matrices = [
-            (part_path(part.path, index), matrix) for index, matrix in enumerate(_matrices(source, part, offsets))
+            (part_path(part.path, index), matrix)
+            for index, matrix in enumerate(_matrices(source, part, offsets, layout.weights))
         ]
         forms[part.path] = tuple(_store(arrays, path, matrix, offsets) for path, matrix in matrices)
         if offsets is BlockOffsets.FOLDED:
             to_fold |= {path: matrix for path, matrix in matrices if has_offsets(matrix)}
     for path, tensor in layout.vectors.items():
-        arrays[values_name(path)] = dequantize(*_tensor(source, tensor))
+        arrays[values_name(path)] = dequantize(*_tensor(source, tensor)) + np.float32(layout.norm_bias)
     return UnitWeights(arrays, forms, to_fold)
 
 
@@ -76,8 +78,8 @@ def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffse
     """
     (part,) = layout.matrices
     info, raw = _tensor(source, part.tensors[0])
-    table: Matrix = matrix_form(info, raw, exact=False)
-    if offsets is BlockOffsets.EXACT and has_offsets(matrix_form(info, raw, exact=True)):
+    table: Matrix = matrix_form(info, raw, exact=False, weights=layout.weights)
+    if offsets is BlockOffsets.EXACT and has_offsets(matrix_form(info, raw, exact=True, weights=layout.weights)):
         table = dequantize(info, raw)
     arrays: dict[str, Array] = {}
     form = _store(arrays, part.path, table, offsets)
@@ -86,12 +88,12 @@ def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffse
     return UnitWeights(arrays, {part.path: (form,)})
 
 
-def _matrices(source: TensorSource, part: MatrixPart, offsets: BlockOffsets) -> list[Matrix]:
+def _matrices(source: TensorSource, part: MatrixPart, offsets: BlockOffsets, weights: WeightForm) -> list[Matrix]:
     """The part's tensors, neighbours of one form joined to one matrix."""
     joined: list[Matrix] = []
     for tensor, heads in zip(part.tensors, part.rotated_heads, strict=True):
         info, raw = _tensor(source, tensor)
-        matrix: Matrix = matrix_form(info, raw, exact=offsets is not BlockOffsets.WIDE)
+        matrix: Matrix = matrix_form(info, raw, exact=offsets is not BlockOffsets.WIDE, weights=weights)
         if heads:
             matrix = _unpermuted(matrix, heads)
         if joined and _alike(joined[-1], matrix):

@@ -253,7 +253,8 @@ async def test_a_worker_of_another_version_is_named_with_both_versions():
 
     async with raw_worker(Newer()) as client:
         with pytest.raises(
-            VersionMismatch, match=r"9\.9\.9 .*protocol 99.*protocol 1.*update Hyperlane on this machine"
+            VersionMismatch,
+            match=rf"9\.9\.9 .*protocol 99.*protocol {messages.CONTROL_PROTOCOL}.*update Hyperlane on this machine",
         ):
             await client.describe()
 

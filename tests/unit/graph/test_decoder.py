@@ -36,7 +36,7 @@ FORM = MatrixForm(64, 64, 4, 32)
 
 
 def forms_of(facts, layers, form=FORM):
-    units = [embedding_layout(), output_layout(facts), *(layer_layout(facts, i) for i in layers)]
+    units = [embedding_layout(facts), output_layout(facts), *(layer_layout(facts, i) for i in layers)]
     return {part.path: (form,) for unit in units for part in unit.matrices}
 
 
@@ -50,7 +50,7 @@ def graph_of(facts, first=0, last=None, *, form=FORM, **shape):
 
 
 def weights_of(facts, layers, form=FORM):
-    units = [embedding_layout(), output_layout(facts), *(layer_layout(facts, i) for i in layers)]
+    units = [embedding_layout(facts), output_layout(facts), *(layer_layout(facts, i) for i in layers)]
     matrices = {name for path in forms_of(facts, layers) for name in weight_names(path, form)}
     return matrices | {values_name(path) for unit in units for path in unit.vectors}
 

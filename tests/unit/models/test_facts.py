@@ -110,6 +110,7 @@ def test_facts_of_a_llama(tiny: Callable[..., ModelFacts]):
         rope=RopeFacts(theta=10_000.0, dims=16),
         tied_output=False,
         attention_scale=0.25,
+        interleaved_heads=True,
     )
     assert facts.rms_eps == pytest.approx(1e-5)
     assert len(facts.fingerprint) == 64
