@@ -140,3 +140,17 @@ def test_two_workers_of_one_name_are_refused():
 
 def test_the_package_offers_the_partitioner():
     assert hyperlane.KnapsackPartitioner is KnapsackPartitioner
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_workers_that_are_alike_are_used_in_the_order_in_which_they_were_named(objective):
+    alike = made_up_cluster([Machine(1.0)] * 4, rtt_ms=0.1)
+    plan = KnapsackPartitioner(objective, everyone=True).plan(alike, made_up_workload(12)).plan
+    assert [stage.worker.name for stage in plan.stages] == ["n0", "n1", "n2", "n3"]
+
+
+def test_workers_that_are_not_alike_are_used_in_the_best_order():
+    far = [[0.0, 0.0, 0.0], [0.0, 0.0, 9.0], [9.0, 0.0, 0.0]]  # from the head to n0, and from n1 to the head
+    facts = made_up_cluster([Machine(1.0)] * 2, rtt_ms=far)
+    plan = KnapsackPartitioner(everyone=True).plan(facts, made_up_workload(4)).plan
+    assert [stage.worker.name for stage in plan.stages] == ["n1", "n0"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from hyperlane.cluster.planner.chain import OneOrder
 from hyperlane.cluster.planner.facts import Objective
-from hyperlane.cluster.planner.optimum import TIE, Optimum, optimum
+from hyperlane.cluster.planner.optimum import SAME, TIE, Optimum, optimum
 from hyperlane.cluster.planner.problem import Problem
 from hyperlane.cluster.planner.subsets import AllLayouts
 
@@ -28,9 +29,25 @@ def best_layout(problem: Problem, objective: Objective, *, size: int | None = No
     """
     count = len(problem.facts.workers)
     if count <= EXACT_WORKERS:
-        return optimum(problem, AllLayouts(range(count)), objective, size=size, tie=tie)
+        found = optimum(problem, AllLayouts(range(count)), objective, size=size, tie=tie)
+        return found and _in_given_order(problem, found, tie)
     found = _Beyond(problem, objective, size, tie).best()
-    return found and Optimum(found.layout, found.forecast, proved=False)
+    return found and _in_given_order(problem, Optimum(found.layout, found.forecast, proved=False), tie)
+
+
+def _in_given_order(problem: Problem, found: Optimum, tie: float) -> Optimum:
+    """The same split over the same workers in the order in which they were given, where that is as good.
+
+    They are alike then, and whoever named them expects their order.
+    """
+    workers = sorted(share.worker for share in found.layout)
+    layout = tuple(replace(share, worker=worker) for share, worker in zip(found.layout, workers, strict=True))
+    if layout == found.layout or not problem.fits(layout):
+        return found
+    before, after = found.forecast, problem.predictor.forecast(layout)
+    pairs = ((before.token_s, after.token_s), (before.period_s, after.period_s), (before.ttft_s, after.ttft_s))
+    is_as_good = all(other <= one * (1 + max(tie, SAME)) for one, other in pairs)
+    return Optimum(layout, after, found.proved) if is_as_good else found
 
 
 class _Beyond:
