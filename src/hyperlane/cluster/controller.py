@@ -19,7 +19,7 @@ from typing import TypeVar
 from hyperlane.cluster.heartbeat import Heartbeat, OnLeaving, OnLost, Watched
 from hyperlane.cluster.holdings import Holdings, Place
 from hyperlane.cluster.identity import HeadIdentity
-from hyperlane.cluster.planning import Outlook, Planned, Planning, distinct
+from hyperlane.cluster.planning import Names, Outlook, Planned, Planning
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.report import Progress, Report
 from hyperlane.cluster.stage_orders import check_elements, link_peers, specs_of
@@ -109,6 +109,7 @@ class Controller:
         self._why_lost = why_lost
         self._trust = trust
         self._clients = {address: WorkerClient(address, trust) for address in addresses}
+        self._names = Names()
         self._holdings = Holdings()
         self._heartbeat: Heartbeat | None = None
         self._ring: Ring | None = None
@@ -129,8 +130,7 @@ class Controller:
         """
         clients = list(self._clients.values())
         described = await self._together(client.describe(timeout_s=timeout_s) for client in clients)
-        workers = distinct([said.facts for said in described])
-        return [Node(client, worker) for client, worker in zip(clients, workers, strict=True)]
+        return [Node(client, self._names.given(said.facts)) for client, said in zip(clients, described, strict=True)]
 
     async def plan(self, ask: Ask, planning: Planning) -> Planned:
         """Plan now with what is there. Raises as `nodes` and `Planning.now`."""
@@ -238,7 +238,8 @@ class Controller:
             raise WorkerBusy(f"{client.name} at {client.address} is held by another head")
         for stray in self._holdings.said(client.address, (key for key, _ in health.stages)):
             await client.unload(self._identity.head, stray)
-        return Present(Node(client, described.facts), self._holdings.bytes_of(client.address), health.draining)
+        node = Node(client, self._names.given(described.facts))
+        return Present(node, self._holdings.bytes_of(client.address), health.draining)
 
     def _orders(self, ask: Ask, plan: Plan, epoch: Epoch) -> list[tuple[Address, LoadOrder]]:
         """What each worker is to load, or to take over; where weights come from is not known yet."""

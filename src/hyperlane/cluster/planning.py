@@ -6,8 +6,7 @@ Where measuring fails, layers go in proportion to free memory. Knows no epoch an
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -16,14 +15,14 @@ from hyperlane.cluster.mending import is_mended
 from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Objective, PathFacts, pools_of
-from hyperlane.cluster.planner.partitioner import KnapsackPartitioner, Replanning
+from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 from hyperlane.cluster.planner.survey import Survey
 from hyperlane.cluster.profile.measured import Measured, Measures, Node
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import address_towards
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.core import Address, Plan, WorkerFacts
-from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, VersionMismatch, WorkerUnreachable
+from hyperlane.errors import HyperlaneError, NotTrusted, VersionMismatch, WorkerUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -109,38 +108,22 @@ class Planning:
             return Outlook(None, survey)
         return Outlook(self._partitioner.choice(measured.facts, wanted.workload, survey.winner).plan, survey)
 
-    async def again(
-        self, wanted: Wanted, nodes: Sequence[Node], running: Plan, load_rates: Mapping[str, float]
-    ) -> tuple[Replanning, Measured]:
-        """The plan to go to from a running one, what has to be loaded for it, and whether that pays.
-
-        Args:
-            wanted: what is run.
-            nodes: the workers that are there, each with the memory that is free when the running plan is unloaded.
-            running: its workers may be gone.
-            load_rates: bytes per second at which each worker, by name, obtains and loads weights.
-
-        Raises:
-            DoesNotFit: no plan fits.
-            ClusterError: a worker cannot be reached, or measured.
-
-        """
-        if self._measures is None:
-            raise ClusterError("plans cannot be compared without measuring")
-        measured = await self._measures.measure(nodes, wanted.shape, self._report)
-        return self._partitioner.replan(running, measured.facts, wanted.workload, load_rates), measured
-
     async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
         """A plan that is worth moving to from a running one; None: it goes on.
 
         Measured, it must pay (`planner.moving`). Without measurements one that has more workers is taken, and one in
-        place of a plan that was mended in a hurry. `nodes`: as `again`. Raises as `now`.
+        place of a plan that was mended in a hurry: a worker that runs stages cannot be measured, if it never was.
+        `nodes`: each with the memory that is free when the running plan is unloaded. Raises as `now`.
         """
-        if self._measures is None or self._wishes.layers or len(nodes) < 2:
-            planned = await self.now(wanted, nodes)
-            return planned if is_mended(running) or len(planned.plan.stages) > len(running.stages) else None
+        if not nodes:
+            return None
+        free = self._measures is not None and not self._wishes.layers
+        measured = await self._measured(wanted, nodes) if free and len(nodes) > 1 else None
+        if measured is None:
+            plan = self._unmeasured(wanted, nodes)
+            return Planned(plan) if is_mended(running) or len(plan.stages) > len(running.stages) else None
         rates = {node.facts.name: LOAD_BYTES_PER_S for node in nodes}
-        replanning, measured = await self.again(wanted, nodes, running, rates)
+        replanning = self._partitioner.replan(running, measured.facts, wanted.workload, rates)
         log.info("another plan would have %s", replanning.verdict.why)
         return Planned(replanning.choice.plan, measured) if replanning.verdict.is_worth else None
 
@@ -167,13 +150,16 @@ class Planning:
             return None
 
 
-def distinct(workers: Sequence[WorkerFacts]) -> list[WorkerFacts]:
-    """The same workers; those that have one name between them (machines may) also have their host in it."""
-    names = Counter(worker.name for worker in workers)
-    return [
-        worker if names[worker.name] == 1 else replace(worker, name=f"{worker.name}@{worker.control.host}")
-        for worker in workers
-    ]
+class Names:
+    """What workers are called in plans, each the same for good: machines may have one name between them."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, Address] = {}
+
+    def given(self, worker: WorkerFacts) -> WorkerFacts:
+        """The worker, with its host in its name if another one was called so before."""
+        owner = self._owners.setdefault(worker.name, worker.control)
+        return worker if owner == worker.control else replace(worker, name=f"{worker.name}@{worker.control.host}")
 
 
 def reached_from(dialler: Address, target: Address) -> Address:

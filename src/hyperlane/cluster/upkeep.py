@@ -220,7 +220,9 @@ class Upkeep:
         if running is not None:
             plan = mended(running.plan, [node.facts for node in nodes])
             if plan is not None:
-                return replace(running.planned, plan=plan)
+                # What was predicted was for other workers.
+                moved = not same_places(plan, running.plan)
+                return replace(running.planned, plan=replace(plan, prediction=None) if moved else plan)
         return await self._planning.now(self._ask.wanted, nodes)
 
     async def _change(self, planned: Planned) -> Pipeline:

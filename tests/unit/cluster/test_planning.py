@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, Objective
-from hyperlane.cluster.planning import Planning, Wishes, distinct
+from hyperlane.cluster.planning import Names, Planning, Wishes
 from hyperlane.cluster.profile.measured import Measured, Node, Route
 from hyperlane.cluster.profile.shape import ProfileShape
 from hyperlane.cluster.wanted import Use, Wanted, context_of, wanted, weight_bits
 from hyperlane.cluster.worker_client import WorkerClient
 from hyperlane.core import Address, ModelFacts
-from hyperlane.errors import ClusterError, ConfigError, DoesNotFit, LoadFailed, WorkerUnreachable
+from hyperlane.errors import ClusterError, ConfigError, DoesNotFit, LoadFailed, WorkerBusy, WorkerUnreachable
 from hyperlane.models.weights import TensorInfo
 from hyperlane.testing.clusters import GIB, Machine, made_up_cluster, made_up_model, made_up_workload
 
@@ -127,24 +127,31 @@ def test_an_outlook_where_nothing_fits_says_what_would():
         plan(Measuring(facts), facts)
 
 
-def test_a_new_plan_is_held_against_the_running_one():
+@pytest.mark.parametrize("error", [None, WorkerBusy("it runs stages and was never measured")])
+def test_a_better_plan_is_moved_to_measured_or_with_more_workers(error):
     facts = made_up_cluster([FAST, FAST, SLOW])
-    running = plan(Measuring(facts), facts, Wishes(layers=("n2=0:8",))).plan
-    rates = dict.fromkeys(facts.names, 1e9)
-    planning = Planning(Wishes(), Measuring(facts))
-    found, measured = asyncio.run(planning.again(WANTED, nodes_of(facts), running, rates))
-    assert found.verdict.is_worth
-    assert found.choice.plan.stages[0].worker.name != "n2"
-    assert measured.facts.names == facts.names
-    with pytest.raises(ClusterError, match="without measuring"):
-        asyncio.run(Planning(Wishes()).again(WANTED, nodes_of(facts), running, rates))
+    running = plan(None, facts, Wishes(layers=("n2=0:8",))).plan
+    found = asyncio.run(Planning(FREE, Measuring(facts, error)).better(WANTED, nodes_of(facts), running))
+    assert found is not None
+    if error is None:
+        assert found.plan.stages[0].worker.name != "n2"
+        assert found.plan.prediction is not None
+    else:
+        assert len(found.plan.stages) == 3
+    same = asyncio.run(Planning(FREE, Measuring(facts, error)).better(WANTED, nodes_of(facts), found.plan))
+    assert same is None
 
 
-def test_machines_of_one_name_are_told_apart_by_their_hosts():
+def test_nobody_makes_no_plan_better():
+    running = plan(None, made_up_cluster([FAST])).plan
+    assert asyncio.run(Planning(FREE).better(WANTED, [], running)) is None
+
+
+def test_machines_of_one_name_are_told_apart_for_good():
     one, two = made_up_cluster([FAST, SLOW]).workers
-    same = replace(two, name="n0", control=Address("10.0.0.7", 7420))
-    assert [worker.name for worker in distinct([one, same])] == ["n0@127.0.0.1", "n0@10.0.0.7"]
-    assert distinct([one, two]) == [one, two]
+    same, names = replace(two, name="n0", control=Address("10.0.0.7", 7420)), Names()
+    assert [names.given(worker).name for worker in (one, same, two)] == ["n0", "n0@10.0.0.7", "n1"]
+    assert [names.given(worker).name for worker in (same, one)] == ["n0@10.0.0.7", "n0"]
 
 
 def test_no_worker_is_said():
