@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from hyperlane.core import Epoch, HeadId, LayerRange, ModelFacts, Row, StageSpec
 from hyperlane.testing.engines import InProcessPipeline
@@ -32,14 +33,19 @@ def whole_model(facts: ModelFacts, golden: Path) -> StageSpec:
 
 def perplexity(pipeline: InProcessPipeline, golden: Path) -> tuple[float, float]:
     """Perplexity on the file's windows, and that of its reference."""
+    return float(np.exp(losses(pipeline, golden).mean())), float(np.exp(np.load(golden)["nll"]))
+
+
+def losses(pipeline: InProcessPipeline, golden: Path, windows: int | None = None) -> npt.NDArray[np.float64]:
+    """Of each predicted token of the file's first windows; of all if no number is said."""
     file = np.load(golden)
     size, bos = int(file["window"]), int(file["bos"])
     found: list[float] = []
-    for index in range(int(file["windows"])):
+    for index in range(int(file["windows"]) if windows is None else windows):
         window = file["text"][index * size : (index + 1) * size].tolist()
         window[0] = window[0] if bos < 0 else bos
         found += _losses(pipeline, window)
-    return float(np.exp(np.mean(found))), float(np.exp(file["nll"]))
+    return np.array(found)
 
 
 def _losses(pipeline: InProcessPipeline, window: Sequence[int]) -> list[float]:
