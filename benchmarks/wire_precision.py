@@ -3,8 +3,8 @@
     python benchmarks/wire_precision.py MODEL [--cuts 15] [--cuts 10 20] [--precisions int8 int4] [--windows 39]
 
 MODEL: smollm2 or gemma3, whose text is in tests/data. Each `--cuts` names the layers before which the model is cut, so
-two numbers are 2 boundaries and 3 stages. Raw links lose nothing and are measured once. 39 windows of 512 tokens are the
-whole text of 19,968 tokens, of which 9,945 are predicted. `±`: standard error of the difference to raw, token by token.
+two numbers are 2 boundaries and 3 stages. Raw links lose nothing and are measured once. 39 windows of 512 tokens are
+the whole text of 19,968 tokens, of which 9,945 are predicted. `±`: standard error of the difference, token by token.
 """
 
 from __future__ import annotations

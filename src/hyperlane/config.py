@@ -145,6 +145,12 @@ class ServeConfig(_Checked):
         "a placement by hand, NODE=a:b for each stage: layers a to b - 1 on that worker, NODE its name or address; "
         "local0, local1, … are this machine's own workers",
     )
+    wire: str = _setting(
+        "auto",
+        values.one_of("auto", "raw", "int8", "int4"),
+        "how hidden states are packed between workers: raw, int8, int4 on every link, or auto, for each link what its "
+        "measured speed asks for (raw within a machine)",
+    )
     connect_timeout_s: float = _setting(10.0, values.seconds, "seconds until a worker that does not answer is given up")
     load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
     recovery_timeout_s: float = _setting(120.0, values.seconds, "seconds that requests wait when workers were lost")

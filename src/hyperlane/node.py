@@ -24,6 +24,7 @@ from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planning import Outlook, Planning, Wishes
+from hyperlane.cluster.precisions import Wire
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
@@ -190,8 +191,9 @@ class _Cluster:
         config, context = self._config, context_of(self._config.context, self.facts)
         cost = stage_cost(self.facts, self.file, config.slots, context, config.step_tokens)
         chunk = Policy(max_step_tokens=config.step_tokens, prompt_chunk=config.prompt_chunk).chunk
+        use = Use(config.slots, context, chunk, config.frames_in_flight, Wire(config.wire).counted)
         return Ask(
-            wanted=wanted(self.facts, self.file, cost, Use(config.slots, context, chunk, config.frames_in_flight)),
+            wanted=wanted(self.facts, self.file, cost, use),
             file=self.path,
             step_tokens=config.step_tokens,
             connect_timeout_s=config.connect_timeout_s,
@@ -216,11 +218,8 @@ class _Cluster:
     def planning(self) -> Planning:
         """How plans are made here; once the local workers are there."""
         config = self._config
-        wishes = Wishes(
-            objective=Objective(config.optimize),
-            everyone=config.uses_all,
-            layers=self._local.named(config.layers),
-        )
+        layers = self._local.named(config.layers)
+        wishes = Wishes(Objective(config.optimize), config.uses_all, layers, Wire(config.wire))
         return Planning(wishes, None, self._report)
 
     def upkeep(self, head: Head) -> Upkeep:

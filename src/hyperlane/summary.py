@@ -25,8 +25,8 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def plan_table(plan: Plan) -> str:
-    """Which layers run where, and the bytes they were counted with."""
-    head = ("stage", "layers", "worker", "device", "weights", "KV", "workspace", "free")
+    """Which layers run where, the bytes they were counted with, and what is sent on."""
+    head = ("stage", "layers", "worker", "device", "weights", "KV", "workspace", "free", "sends")
     rows = [
         (
             str(stage.index),
@@ -37,8 +37,9 @@ def plan_table(plan: Plan) -> str:
             human_bytes(stage.kv_bytes),
             human_bytes(stage.workspace_bytes),
             human_bytes(stage.worker.memory_free),
+            str(precision) if stage is not plan.stages[-1] else "candidates",
         )
-        for stage in plan.stages
+        for stage, precision in zip(plan.stages, plan.precisions[1:], strict=True)
     ]
     return columns([head, *rows])
 

@@ -65,6 +65,10 @@ class ServeFlags:
         None
     )
 
+    wire: Annotated[str | None, _option(ServeConfig, "wire", metavar="auto|raw|int8|int4", rich_help_panel=_PLAN)] = (
+        None
+    )
+
     def resolve(self, model: str, common: CommonFlags) -> ServeConfig:
         """The configuration that these flags, the variables and the file make together."""
         given = _given(self)

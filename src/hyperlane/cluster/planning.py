@@ -17,6 +17,7 @@ from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Objective, PathFacts, pools_of
 from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 from hyperlane.cluster.planner.survey import Survey
+from hyperlane.cluster.precisions import Wire, with_precisions
 from hyperlane.cluster.profile.measured import Measured, Measures, Node
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import address_towards
@@ -35,12 +36,13 @@ class Wishes:
     """What a user wants of a plan.
 
     `everyone`: no worker is left out that can hold a layer; else the best subset is taken. `layers`: a placement by
-    hand, `NODE=a:b` for each stage; empty: the planner's.
+    hand, `NODE=a:b` for each stage; empty: the planner's. `wire`: the precision of links.
     """
 
     objective: Objective = Objective.LATENCY
     everyone: bool = False
     layers: tuple[str, ...] = ()
+    wire: Wire = Wire.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,9 @@ class Planning:
         needed = len(nodes) > 1 or self._wishes.layers
         measured = await self._measured(wanted, nodes) if needed else None
         if measured is None:
-            return Planned(self._unmeasured(wanted, nodes))
+            return Planned(self._linked(self._unmeasured(wanted, nodes)))
         choice = self._partitioner.plan(measured.facts, wanted.workload, self._wishes.layers)
-        return Planned(choice.plan, measured)
+        return Planned(self._linked(choice.plan, measured), measured)
 
     async def outlook(self, wanted: Wanted, nodes: Sequence[Node]) -> Outlook:
         """Every candidate worth showing, with what it would do, and the plan of the winner. Raises as `now`.
@@ -102,11 +104,16 @@ class Planning:
         """
         measured = await self._measured(wanted, nodes) if nodes else None
         if measured is None:
-            return Outlook(self._unmeasured(wanted, nodes))
+            return Outlook(self._linked(self._unmeasured(wanted, nodes)))
         survey = self._partitioner.survey(measured.facts, wanted.workload, self._wishes.layers)
         if survey.winner is None:
             return Outlook(None, survey)
-        return Outlook(self._partitioner.choice(measured.facts, wanted.workload, survey.winner).plan, survey)
+        choice = self._partitioner.choice(measured.facts, wanted.workload, survey.winner)
+        return Outlook(self._linked(choice.plan, measured), survey)
+
+    def _linked(self, plan: Plan, measured: Measured | None = None) -> Plan:
+        """The plan with the precision of each link."""
+        return with_precisions(plan, self._wishes.wire, measured.facts.paths if measured else ())
 
     async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
         """A plan that is worth moving to from a running one; None: it goes on.

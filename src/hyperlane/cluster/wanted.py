@@ -8,9 +8,10 @@ from math import prod
 
 from hyperlane.cluster.planner.facts import WireBytes, Workload
 from hyperlane.cluster.profile.shape import ProfileShape, profile_shape
-from hyperlane.core import ModelFacts, StageCost
+from hyperlane.core import ModelFacts, Precision, StageCost
 from hyperlane.errors import ConfigError
 from hyperlane.models.weights import TensorInfo, TensorSource
+from hyperlane.wire.packing import packed_bytes
 
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 128
@@ -32,13 +33,14 @@ class Wanted:
 class Use:
     """How the head will use a pipeline: KV slots of `context` tokens, prompts cut into `chunk_tokens`.
 
-    `frames_in_flight` None: as many as are best.
+    `frames_in_flight` None: as many as are best. `precision`: what links are counted with.
     """
 
     slots: int
     context: int
     chunk_tokens: int
     frames_in_flight: int | None = None
+    precision: Precision = Precision.RAW
 
 
 def wanted(facts: ModelFacts, source: TensorSource, cost: StageCost, use: Use) -> Wanted:
@@ -47,7 +49,7 @@ def wanted(facts: ModelFacts, source: TensorSource, cost: StageCost, use: Use) -
     workload = Workload(
         model=facts,
         cost=cost,
-        wire=WireBytes(int8=facts.hidden + facts.hidden // 32, int4=facts.hidden * 5 // 8),
+        wire=WireBytes(*(packed_bytes(facts.hidden, precision) for precision in (Precision.INT8, Precision.INT4))),
         context=use.context,
         slots=use.slots,
         prompt_tokens=prompt,
@@ -55,6 +57,7 @@ def wanted(facts: ModelFacts, source: TensorSource, cost: StageCost, use: Use) -
         streams=use.slots,
         chunk_tokens=use.chunk_tokens,
         frames_in_flight=use.frames_in_flight,
+        precision=use.precision,
         weight_bits=weight_bits(filter(None, map(source.info, source.names()))),
     )
     return Wanted(workload, profile_shape(facts, source, workload))

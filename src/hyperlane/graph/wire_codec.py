@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from hyperlane.core import Precision
 from hyperlane.graph.builder import GraphBuilder
-from hyperlane.wire.packing import BLOCK, BLOCK_BYTES, INT4_LEVELS, INT4_TRIPLES, NOT_FINITE
+from hyperlane.wire.packing import BLOCK, BLOCK_BYTES, INT4_LEVELS, INT4_TRIPLES, NOT_FINITE, packed_bytes
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,7 +47,7 @@ def pack(graph: GraphBuilder, x: str, hidden: int, precision: Precision, name: s
     packer = _Packer(graph, "packed")
     numbers = packer.int8(blocks) if precision is Precision.INT8 else packer.int4(blocks)
     octets = graph.node("Cast", [numbers], "packed/octets", to=TensorProto.UINT8)
-    flat = graph.constant("packed/flat", np.array([0, 0, _width(hidden, precision)], np.int64))
+    flat = graph.constant("packed/flat", np.array([0, 0, packed_bytes(hidden, precision)], np.int64))
     return graph.node("Reshape", [octets, flat], name)
 
 
@@ -61,10 +61,6 @@ def unpack(graph: GraphBuilder, x: str, hidden: int, precision: Precision, name:
     values = unpacker.int8(numbers) if precision is Precision.INT8 else unpacker.int4(numbers)
     flat = graph.constant("unpacked/flat", np.array([0, 0, hidden], np.int64))
     return graph.node("Reshape", [values, flat], name)
-
-
-def _width(hidden: int, precision: Precision) -> int:
-    return hidden // BLOCK * BLOCK_BYTES[precision]
 
 
 class _Codec:

@@ -41,4 +41,9 @@ def token_bytes(hidden: int, precision: Precision, element: ElementType) -> int:
             f"hidden states of {hidden} values cannot be packed as {precision.value}, which takes blocks of {BLOCK}; "
             f"use {Precision.RAW.value}"
         )
-    return hidden // BLOCK * BLOCK_BYTES[precision]
+    return packed_bytes(hidden, precision)
+
+
+def packed_bytes(hidden: int, precision: Precision) -> int:
+    """Bytes of so many values in blocks, the last of which need not be full to be counted."""
+    return -(-hidden // BLOCK) * BLOCK_BYTES[precision]
