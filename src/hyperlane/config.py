@@ -206,6 +206,9 @@ class WorkerConfig(_Checked):
     device: str = _setting("auto", values.device, "device that this worker computes on")
     threads: int | None = _setting(None, values.whole(1, 1024), "compute threads; unset: all usable cores")
     memory: int | None = _setting(None, values.size, "bytes that this worker may use; unset: what is free")
+    drain_s: float = _setting(
+        30.0, values.seconds, "seconds that a worker told to stop waits until others have its layers"
+    )
     announce: bool = _setting(
         False, values.yes_or_no, "print one JSON line with the ports, and exit when standard input ends"
     )

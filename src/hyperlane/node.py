@@ -343,6 +343,7 @@ def run_worker(
         holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
         lease_s=lease_s,
         trust=trust,
+        drain_s=config.drain_s,
         identity=finding.identity_of(config.paths, trust),
         beacon=None if discovery is None or config.announce else finding.beacon(discovery, listen, trust),
     )

@@ -136,3 +136,27 @@ def test_a_worker_that_comes_takes_over_layers_while_streams_run(tiny_model, toy
         assert tokens + rest(stream) == expected(serving, LONG)
         assert serving.service.status().losses == 0
         assert places(serving) == set(toys.ports)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_a_worker_that_is_told_to_stop_leaves_when_others_have_its_layers(tiny_model, toys, monkeypatch):
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.05)
+    with start_serving(serve_config(tiny_model, workers=(toys.start(**SLOWER), toys.start(**SLOWER)))) as serving:
+        stream, tokens = begun(serving, 100)
+        leaving = psutil.Process(toys.children[0].pid)
+        leaving.terminate()
+        assert leaving.wait(30) == 0
+        assert tokens + rest(stream) == expected(serving, 100)
+        assert serving.service.status().losses == 0
+        assert places(serving) == {toys.ports[1]}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_a_worker_without_which_nothing_fits_leaves_at_the_second_signal(tiny_model, toys):
+    with start_serving(serve_config(tiny_model, workers=(toys.start(),), recovery_timeout_s=0.5)) as serving:
+        leaving = psutil.Process(toys.children[0].pid)
+        leaving.terminate()
+        while b"stop again" not in toys.children[0].log.read_bytes():
+            assert answer(serving) == expected(serving, 24)
+        leaving.terminate()
+        assert leaving.wait(30) == 0

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.3
 """Workers come in groups; a plan is made when none has come for so long."""
 
+LOOK_AGAIN_S = 10.0
+"""Between two looks for workers that are away."""
+
 LONGEST_PAUSE_S = 10.0
 """Between two tries to build a pipeline; a worker that comes ends the pause."""
 
@@ -90,6 +93,7 @@ class Upkeep:
         self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
         self._breakers = Breakers()
         self._generation = 0
+        self._is_somebody_away = False
         self._running: Pipeline | None = None
         self._task: asyncio.Task[None] | None = None
         self._revival: asyncio.Task[None] | None = None
@@ -164,11 +168,17 @@ class Upkeep:
                 log.exception("the upkeep of the pipeline failed")
 
     async def _next(self) -> _Lost | _Changed:
-        """The next event; a worker that may be tried again is one."""
+        """The next event; it is time for one as well to look for workers that are away, and to try one again."""
+        pauses = [self._breakers.next_half_open_s(self._clock()), LOOK_AGAIN_S if self._is_somebody_away else None]
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._breakers.next_half_open_s(self._clock())):
+            async with asyncio.timeout(min((pause for pause in pauses if pause is not None), default=None)):
                 return await self._events.get()
         return _Changed()
+
+    async def _look(self) -> Attendance:
+        seen = await self._controller.look()
+        self._is_somebody_away = bool(seen.missing)
+        return seen
 
     async def _settle(self) -> None:
         """Wait until nobody has come for a moment; a loss is not waited for."""
@@ -190,7 +200,7 @@ class Upkeep:
         rng = random.Random()
         pause_s = rpc.FIRST_PAUSE_S
         while True:
-            seen = await self._controller.look()
+            seen = await self._look()
             self._revive(seen)
             if not blamed:
                 self._blame(seen, cause)
@@ -283,7 +293,7 @@ class Upkeep:
         running = self._running
         if running is None:
             return
-        seen = await self._controller.look()
+        seen = await self._look()
         self._revive(seen)
         planned = await self._without_leavers(running, seen) or await self._better(running, seen)
         if planned is None or same_places(planned.plan, running.plan):

@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 PORT = 7420
 DATA_PORTS_TRIED = 16
+LEAVING_CHECK_S = 0.05
 STOP_WITHIN_S = 8.0
 """After that a worker whose parent is gone ends the hard way: an engine that hangs must not outlive its head."""
 
@@ -68,6 +70,7 @@ class WorkerSetup:
     """All that a worker process is made of.
 
     `trust` None: it serves this machine alone, in plain text. `beacon`: lets it be found; None for a head's own.
+    `drain_s`: how long it waits for its head to do without it.
     """
 
     listen: Address
@@ -81,10 +84,14 @@ class WorkerSetup:
     identity: WorkerIdentity = field(default_factory=WorkerIdentity)
     trust: WorkerTrust | None = None
     beacon: Beacon | None = None
+    drain_s: float = 30.0
 
 
 async def serve(setup: WorkerSetup) -> None:
     """Serve until SIGTERM or SIGINT, or until standard input ends if the worker announces itself.
+
+    A signal lets the head move this worker's layers elsewhere first; a second one, or the end of standard input, stops
+    at once.
 
     Raises:
         ConfigError: a port is in use, or the address is not this machine's.
@@ -103,6 +110,7 @@ async def serve(setup: WorkerSetup) -> None:
         if setup.beacon is not None:
             await setup.beacon.start(worker.advert())
         await stopped.wait()
+        await worker.leave(stopped)
     finally:
         if setup.beacon is not None:
             await setup.beacon.close()
@@ -169,6 +177,17 @@ class _Worker:
         if self._setup.trust is not None and self._tls is not None:
             self._tls.context.load_cert_chain(self._setup.trust.credentials.file)
 
+    async def leave(self, stopped: _Stop) -> None:
+        """Take no further stage, and wait until the head has taken away those that are here."""
+        stages, until_s = self._host.drain(), time.monotonic() + self._setup.drain_s
+        if stages and not stopped.at_once:
+            print(
+                f"{self.name} leaves when others have its {stages} stage(s); stop again to leave at once",
+                file=sys.stderr,
+            )
+        while self._host.drain() and not stopped.at_once and time.monotonic() < until_s:
+            await asyncio.sleep(LEAVING_CHECK_S)
+
     async def stop(self) -> None:
         log.info("stopping")
         if self._renewal is not None:
@@ -231,26 +250,29 @@ def _listen_beside(control: Address, host: StageHost, tls: ServerTls | None) -> 
 
 
 class _Stop:
-    """Set by SIGTERM, SIGINT or the parent's end."""
+    """Set by SIGTERM, SIGINT or the parent's end. `at_once`: by the last of these, or by a second signal."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.by_ctrl_c = False
+        self.at_once = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
 
-    def set(self) -> None:
+    def parent_is_gone(self) -> None:
         """From any thread."""
+        self.at_once = True
         self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
         await self._event.wait()
 
     def _on_signal(self, number: int, _frame: object) -> None:
+        self.at_once = self._event.is_set()
         self.by_ctrl_c = number == signal.SIGINT
-        self.set()
+        self._loop.call_soon_threadsafe(self._event.set)
 
 
 def _watch_parent(stopped: _Stop) -> None:
@@ -258,6 +280,6 @@ def _watch_parent(stopped: _Stop) -> None:
         last_resort = threading.Timer(STOP_WITHIN_S, os._exit, (1,))
         last_resort.daemon = True
         last_resort.start()
-        stopped.set()
+        stopped.parent_is_gone()
 
     when_parent_ends(parent_is_gone)
