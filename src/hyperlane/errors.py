@@ -25,6 +25,7 @@ HyperlaneError
 │   ├── LinkBroken               EOF, reset or time-out
 │   └── ProtocolError            the peer sent what the protocol forbids
 ├── PipelineLost                 requests in flight ended because a stage was lost        exit code 6
+│   └── StepOverdue              a step did not come back in the time that such steps take
 ├── Overloaded                   the queue is full (carries `retry_after_s`)
 └── TransferError                a download or a tensor's bytes did not arrive whole      exit code 7
 """
@@ -158,6 +159,10 @@ class PipelineLost(HyperlaneError):
     """Requests in flight ended because a stage was lost."""
 
     exit_code = 6
+
+
+class StepOverdue(PipelineLost):
+    """A step did not come back in the time that such steps take: a worker hangs, or its network is cut."""
 
 
 class Overloaded(HyperlaneError):

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 import pytest
 
 from hyperlane.core import Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TextDelta
-from hyperlane.errors import EngineFault, PipelineLost
+from hyperlane.errors import EngineFault, PipelineLost, StepOverdue
 from hyperlane.head.gap import MAX_REPLAYS
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.testing.byte_tokenizer import ByteTokenizer
 from hyperlane.testing.engine_ring import engine_ring
-from hyperlane.testing.fake_engine import FakeEngine, FakeFaults
+from hyperlane.testing.fake_engine import FakeCost, FakeEngine, FakeFaults
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 
 FACTS = toy_facts()
@@ -62,12 +62,12 @@ class Cluster:
         self.head.close()
         self._parts.close()
 
-    def attach(self, raises_at: int | None = None, stages: int = 2) -> None:
+    def attach(self, raises_at: int | None = None, stages: int = 2, **engine) -> None:
         self.epoch += 1
         plan = toy_plan(FACTS, stages, slots=4)
         specs = toy_specs(plan, self.epoch, max_step_tokens=16)
         faults = [FakeFaults(raises_at=raises_at if spec.is_last else None) for spec in specs]
-        engines = [PickyEngine(spec, faults=fault) for spec, fault in zip(specs, faults, strict=True)]
+        engines = [PickyEngine(spec, faults=fault, **engine) for spec, fault in zip(specs, faults, strict=True)]
         self.head.attach(self._parts.enter_context(engine_ring(specs, engines)), plan, self.epoch)
 
     def _lost(self, cause: Exception) -> None:
@@ -148,6 +148,17 @@ def test_a_pause_with_a_verdict_is_a_loss(undisturbed):
         cluster.head.pause(PipelineLost("a worker does not answer"))
         assert told(stream) == undisturbed[1]
         assert [str(loss) for loss in cluster.losses] == ["a worker does not answer"]
+
+
+def test_a_pipeline_that_hangs_is_lost_at_the_deadline_of_its_steps(undisturbed):
+    hang = threading.Event()
+    with Cluster() as cluster:
+        cluster.next_faults = [None]
+        cluster.attach(cost=FakeCost(1.0), wait=lambda _: cluster.head.status().completion_tokens < 25 or hang.wait(60))
+        assert told(cluster.submit(*ASKED[0])) == undisturbed[0]
+        hang.set()
+        assert [type(loss) for loss in cluster.losses] == [StepOverdue]
+        assert "did not come back within 0.25 s" in str(cluster.losses[0])
 
 
 def test_requests_that_come_while_there_is_no_pipeline_wait_for_one(undisturbed):

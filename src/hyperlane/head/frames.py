@@ -22,6 +22,11 @@ class Departure:
     sent_bytes: int
     alone: bool
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return sum(row.count for row in self.rows)
+
 
 def step_frame(flight: Flight, sequences: Mapping[int, Sequence], epoch: int) -> Frame:
     """The TOKENS frame of a plan: one row for each share, the rows' token ids one after the other."""

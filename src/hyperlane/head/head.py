@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from hyperlane.core import Failed, GenerationRequest, HeadStatus, ModelFacts, Plan, SamplingParams
-from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost
+from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost, StepOverdue
+from hyperlane.head.deadline import LEAST_S, least_after
 from hyperlane.head.gap import Gap
 from hyperlane.head.intake import Intake
 from hyperlane.head.loop import Loop
@@ -83,6 +84,7 @@ class Head:
         self._last: Loop | None = None
         self._thread: threading.Thread | None = None
         self._ending: str | None = None
+        self._least_step_s = LEAST_S
         self._closed = False
 
     # --- pipelines ---------------------------------------------------------------------------------------------
@@ -99,7 +101,16 @@ class Head:
                 raise RuntimeError("the head is closed" if self._closed else "another pipeline is running; detach it")
             policy = self.options.policy(plan)
             reuse = self.options.prefix_cache
-            loop = Loop(ring, plan, epoch, policy, requests=self._requests, eos_ids=self._words.eos_ids, reuse=reuse)
+            loop = Loop(
+                ring,
+                plan,
+                epoch,
+                policy,
+                requests=self._requests,
+                eos_ids=self._words.eos_ids,
+                reuse=reuse,
+                least_step_s=self._least_step_s,
+            )
             self._next, self._last = _Attached(loop, ring, threading.Event()), loop
             self._intake.open(self._nudge.set, plan.slots, self.options.queue)
             self._nudge.set()
@@ -144,7 +155,10 @@ class Head:
         gap = Gap(self._requests, (), 0.0, None)
         while (attached := self._await(gap)) is not None:
             attached.loop.take_over(gap.end())
+            began_s = self._clock()
             cause = self._run(attached.loop)
+            lasted_s, overdue = self._clock() - began_s, isinstance(cause, StepOverdue)
+            self._least_step_s = least_after(self._least_step_s, lasted_s, overdue=overdue)
             gap = self._let_go(attached, cause)
             self._counters.losses += cause is not None
             if cause is not None and self._on_lost is not None:

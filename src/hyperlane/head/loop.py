@@ -11,7 +11,8 @@ from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 from hyperlane.core import Failed, Finished, FinishReason, Plan
-from hyperlane.errors import EngineFault, HyperlaneError
+from hyperlane.errors import EngineFault, HyperlaneError, StepOverdue
+from hyperlane.head.deadline import LEAST_S, StepDeadline
 from hyperlane.head.frames import Departure, step_frame
 from hyperlane.head.pace import Pace
 from hyperlane.head.prefixes import Prefixes, Reuse
@@ -49,6 +50,7 @@ class Loop:
         *,
         requests: Requests,
         eos_ids: Collection[int],
+        least_step_s: float = LEAST_S,
         reuse: Reuse = Reuse.ALL,
     ) -> None:
         self.plan = plan
@@ -70,6 +72,8 @@ class Loop:
         self._news: list[_News] = []
         self._stopping = False
         self._verdict: HyperlaneError | None = None
+        self._deadline = StepDeadline(least_step_s)
+        self._back_s = 0.0
 
     @property
     def active(self) -> int:
@@ -94,8 +98,11 @@ class Loop:
 
         """
         while not self._stopping:
-            for frame in self._ring.poll(self._patience_s()):
+            frames = self._ring.poll(self._patience_s())
+            for frame in frames:
                 self._commit(frame)
+            if not frames:
+                self._check_deadline()
             self._take_in()
             while (plan := schedule(self._lanes, self._policy)) is not None:
                 alone = not self._lanes.flights
@@ -119,7 +126,22 @@ class Loop:
 
     def _patience_s(self) -> float | None:
         """Look at once when publishing has freed a slot that somebody waits for, else wait for a frame or a request."""
-        return 0.0 if self._lanes.waiting and self._lanes.freed else None
+        if self._lanes.waiting and self._lanes.freed:
+            return 0.0
+        return max(0.0, self._due_s() - self._clock()) if self._departures else None
+
+    def _due_s(self) -> float:
+        """When the oldest frame in flight must be back."""
+        oldest = self._departures[0]
+        return max(oldest.at_s, self._back_s) + self._deadline.of(oldest.tokens)
+
+    def _check_deadline(self) -> None:
+        if self._departures and self._clock() >= self._due_s():
+            tokens = self._departures[0].tokens
+            raise StepOverdue(
+                f"a step of {tokens} tokens did not come back within {self._deadline.of(tokens):.2f} s: "
+                "a worker hangs, or its network is cut"
+            )
 
     # --- commit ------------------------------------------------------------------------------------------------
 
@@ -129,7 +151,9 @@ class Loop:
         flight = self._lanes.arrive(frame.step)
         left = self._departures.popleft()
         alone = left.alone and not self._lanes.flights
-        tokens = sum(row.count for row in left.rows)
+        tokens = left.tokens
+        self._deadline.note(tokens, now_s - max(left.at_s, self._back_s))
+        self._back_s = now_s
         self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, left.sent_bytes, alone, frame.timings))
         streams, before = self.active, self._counters.completion_tokens
         payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
