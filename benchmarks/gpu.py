@@ -25,11 +25,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from hyperlane.bench.machine import describe_machine
 from hyperlane.core import Epoch, HeadId, LayerRange, ModelFacts, RopeFacts, Row, StageSpec
+from hyperlane.models.random_blocks import random_matrix
 from hyperlane.models.weights import TensorInfo
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.loading import load_engine
 from hyperlane.stage.options import EngineOptions
-from hyperlane.testing.random_blocks import random_matrix
 
 PROMPT, STEPS, STREAM_PROMPT = 512, 64, 128
 SEED_ROWS = 64

@@ -33,6 +33,7 @@ def hyperlane_home(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERLANE_HOME", str(home))
         patch.setenv("HYPERLANE_DISCOVERY_MDNS", "no")  # tests/lan looks around, in networks of its own
+        patch.setenv("HYPERLANE_SERVE_MEASURE", "never")  # it takes seconds; tests of measuring ask for it
         patch.delenv("HYPERLANE_PATHS_CACHE", raising=False)
         patch.delenv("HYPERLANE_PATHS_STATE", raising=False)
         yield home

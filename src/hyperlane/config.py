@@ -151,6 +151,12 @@ class ServeConfig(_Checked):
         "how hidden states are packed between workers: raw, int8, int4 on every link, or auto, for each link what its "
         "measured speed asks for (raw within a machine)",
     )
+    measure: str = _setting(
+        "auto",
+        values.one_of("auto", "again", "never"),
+        "what devices and paths are measured for a plan: auto, those that were not before; again, every device; never: "
+        "layers go by free memory",
+    )
     connect_timeout_s: float = _setting(10.0, values.seconds, "seconds until a worker that does not answer is given up")
     load_timeout_s: float = _setting(600.0, values.seconds, "seconds that a worker may take to load its stage")
     recovery_timeout_s: float = _setting(120.0, values.seconds, "seconds that requests wait when workers were lost")

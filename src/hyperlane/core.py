@@ -199,7 +199,8 @@ class WorkerFacts:
 
     `memory_pool`: workers that name the same pool take their memory from one another (one machine's RAM, one GPU's
     memory); empty: a pool of its own. `node` (its id), `machine` (a hash) and `cluster` (the beginning of its id) are
-    in hex: who it says it is; empty when it does not.
+    in hex: who it says it is; empty when it does not. `hosts`: addresses at which its data port may be reached as well.
+    `cores`: those of its machine that it may compute on; 0: not known.
     """
 
     name: str
@@ -218,6 +219,8 @@ class WorkerFacts:
     node: str = ""
     machine: str = ""
     cluster: str = ""
+    hosts: tuple[str, ...] = ()
+    cores: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from hyperlane.cluster import machine, worker
 from hyperlane.cluster.background import BackgroundLoop
@@ -20,11 +20,14 @@ from hyperlane.cluster.cost import stage_cost
 from hyperlane.cluster.discovery import finding
 from hyperlane.cluster.discovery.around import Surroundings
 from hyperlane.cluster.discovery.finding import Lookout
+from hyperlane.cluster.discovery.machine_hash import machine_hash
+from hyperlane.cluster.engine_room import EngineRoom, onnx_room
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planning import Outlook, Planning, Wishes
 from hyperlane.cluster.precisions import Wire
+from hyperlane.cluster.profile.cluster import ClusterProfiler
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
@@ -32,9 +35,9 @@ from hyperlane.cluster.trust.opening import OpenDoor
 from hyperlane.cluster.upkeep import Upkeep
 from hyperlane.cluster.wanted import Use, context_of, wanted
 from hyperlane.cluster.weights import holds_model, open_weights
-from hyperlane.cluster.worker import DeviceFacts, WorkerSetup, listen_address
+from hyperlane.cluster.worker import WorkerSetup, listen_address
 from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
-from hyperlane.core import Address, HeadStatus, Plan, StageSpec
+from hyperlane.core import Address, HeadId, HeadStatus, Plan
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.prefixes import Reuse
@@ -44,13 +47,9 @@ from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.resolve import Library, name_of, resolve
 from hyperlane.models.source import ModelFiles, facts_of, open_model, tokenizer_of
-from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S
 from hyperlane.stage.orders import LoadOrder, LoadProgress
-
-if TYPE_CHECKING:
-    from hyperlane.stage.providers import Device as ChosenDevice
 
 __all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
 
@@ -170,6 +169,7 @@ class _Cluster:
         self._looking = looking
         self._around: Surroundings | None = None
         self._upkeep: Upkeep | None = None
+        self._head = HeadId(bytes(16))
         self._report = report
         self._parts = parts
         digests = DigestCache(config.paths.digests)
@@ -204,6 +204,7 @@ class _Cluster:
         """Waits for the local workers, then knows all."""
         state = self._config.paths.state
         identity = HeadIdentity(state / "identity")
+        self._head = identity.head
         self._parts.callback(identity.close)
         if self._config.local_worker_count:
             self._report(Progress("head", "starting local workers"))
@@ -220,7 +221,9 @@ class _Cluster:
         config = self._config
         layers = self._local.named(config.layers)
         wishes = Wishes(Objective(config.optimize), config.uses_all, layers, Wire(config.wire))
-        return Planning(wishes, None, self._report)
+        here, again = machine_hash(opening.machine_of(config.paths)), config.measure == "again"
+        measures = ClusterProfiler(self._head, here, again=again) if config.measure != "never" else None
+        return Planning(wishes, measures, self._report)
 
     def upkeep(self, head: Head) -> Upkeep:
         upkeep = self._upkeep = self.loop.run(self._make_upkeep(self.controller(), head))
@@ -291,17 +294,6 @@ def _download_report(report: Report) -> Callable[[int, int], None]:
 # --- a worker ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRoom:
-    """What a worker computes with: a device, and how an engine is built on it.
-
-    `build` may let an exception of its progress callable through: then nothing of the engine is left.
-    """
-
-    device: DeviceFacts
-    build: Callable[[StageSpec, TensorSource, Callable[[LoadProgress], None]], Engine]
-
-
 def run_worker(
     config: WorkerConfig,
     room: EngineRoom | None = None,
@@ -326,8 +318,9 @@ def run_worker(
     trust = opening.worker_trust_of(config)
     listen = config.listen or listen_address(joined=trust is not None)
     worker.check_listen(listen, joined=trust is not None)
-    chosen = room or _onnx_room(config)
+    chosen = room or onnx_room(config)
     digests = DigestCache(config.paths.cache / "digests")
+    threads, identity = config.threads or usable_cores(), finding.identity_of(config.paths, trust)
 
     def load_engine(order: LoadOrder, progress: Callable[[LoadProgress], None]) -> Engine:
         with open_weights(order, digests, progress, trust) as source:
@@ -336,7 +329,7 @@ def run_worker(
     setup = WorkerSetup(
         listen=listen,
         announce=config.announce,
-        threads=config.threads or usable_cores(),
+        threads=threads,
         memory_limit=config.memory,
         device=chosen.device,
         load_engine=load_engine,
@@ -344,54 +337,8 @@ def run_worker(
         lease_s=lease_s,
         trust=trust,
         drain_s=config.drain_s,
-        identity=finding.identity_of(config.paths, trust),
+        identity=identity,
         beacon=None if discovery is None or config.announce else finding.beacon(discovery, listen, trust),
+        profiler=chosen.profiler(threads, identity.machine, config.paths.cache / "profiles"),
     )
     asyncio.run(worker.serve(setup))
-
-
-def _onnx_room(config: WorkerConfig) -> EngineRoom:
-    """ONNX Runtime on the asked device. Imported here, because no head may import an engine."""
-    from hyperlane.stage.loading import load_engine
-    from hyperlane.stage.options import EngineOptions
-    from hyperlane.stage.providers import choose_device
-    from hyperlane.store.ready_store import ReadyStore
-
-    device = choose_device(config.device)
-    options = EngineOptions(device=device.provider.name, device_index=device.index)
-    memory = _device_memory(device)
-    facts = DeviceFacts(
-        device=device.name,
-        provider=device.provider.ort_name,
-        element=device.provider.element,
-        runtime_version=device.runtime_version,
-        memory_pool=memory.pool,
-        memory_total=memory.total,
-        free_memory=memory.free,
-    )
-    store = ReadyStore(config.paths.ready)
-    return EngineRoom(
-        facts, lambda spec, source, progress: load_engine(spec, source, store, options, progress=progress)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _DeviceMemory:
-    """Bytes that a worker's stages take their memory from, and the name of that pool."""
-
-    pool: str
-    total: int
-    free: Callable[[], int]
-
-
-def _device_memory(device: ChosenDevice) -> _DeviceMemory:
-    """A card's own memory, or the machine's."""
-    if device.provider.name != "cuda":
-        return _DeviceMemory(machine.machine_id(), machine.total_memory(), machine.free_memory)
-    from hyperlane.stage.cuda import device_memory
-
-    return _DeviceMemory(
-        f"{machine.machine_id()}/cuda:{device.index}",
-        device_memory(device.index)[1],
-        lambda: device_memory(device.index)[0],
-    )

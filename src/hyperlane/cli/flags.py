@@ -57,6 +57,9 @@ class ServeFlags:
     weights: Annotated[str | None, _option(ServeConfig, "weights", metavar="FORM", rich_help_panel=_CLUSTER)] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
+    measure: Annotated[
+        str | None, _option(ServeConfig, "measure", metavar="auto|again|never", rich_help_panel=_PLAN)
+    ] = None
     optimize: Annotated[
         str | None, _option(ServeConfig, "optimize", metavar="latency|throughput", rich_help_panel=_PLAN)
     ] = None

@@ -14,6 +14,7 @@ from hyperlane.wire import dial
 from hyperlane.wire.frame import Hello
 from hyperlane.wire.peer import NodeRole
 from hyperlane.wire.tcp import TcpLink
+from hyperlane.wire.tls import ClientTls
 
 TIMEOUT_S = 10.0
 
@@ -32,15 +33,7 @@ class LinkDialler:
             HyperlaneError: as `dial.connect`.
 
         """
-        if self._trust is not None:
-            raise NotTrusted(
-                f"the head named no node for the next stage at {address}; links of this worker are encrypted"
-            )
-        if not is_loopback(address.host):
-            raise NotTrusted(
-                f"a link to {address} leaves this machine, and this worker has no certificate: join it to the cluster "
-                "with `hyperlane worker --join TOKEN`"
-            )
+        self.check_plain(address)
         return dial.connect(address, hello, TIMEOUT_S)
 
     def to(self, node: NodeId) -> Dial:
@@ -50,9 +43,35 @@ class LinkDialler:
             NotTrusted: this worker has no certificate.
 
         """
+        tls = self.tls(node)
+        return lambda address, hello: dial.connect(address, hello, TIMEOUT_S, tls=tls)
+
+    def tls(self, node: NodeId) -> ClientTls:
+        """How to encrypt towards that node, and nobody else.
+
+        Raises:
+            NotTrusted: this worker has no certificate.
+
+        """
         if self._trust is None:
             raise NotTrusted(
                 "this worker has no certificate: join it to the cluster with `hyperlane worker --join TOKEN`"
             )
-        tls = self._trust.credentials.client_tls(NodeRole.WORKER, node, self._trust.check)
-        return lambda address, hello: dial.connect(address, hello, TIMEOUT_S, tls=tls)
+        return self._trust.credentials.client_tls(NodeRole.WORKER, node, self._trust.check)
+
+    def check_plain(self, address: Address) -> None:
+        """Whether an address may be dialled in plain text.
+
+        Raises:
+            NotTrusted: it would leave this machine, or this worker speaks to certificates only.
+
+        """
+        if self._trust is not None:
+            raise NotTrusted(
+                f"the head named no node for the next stage at {address}; links of this worker are encrypted"
+            )
+        if not is_loopback(address.host):
+            raise NotTrusted(
+                f"a link to {address} leaves this machine, and this worker has no certificate: join it to the cluster "
+                "with `hyperlane worker --join TOKEN`"
+            )

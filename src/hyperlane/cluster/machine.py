@@ -15,6 +15,7 @@ import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CGROUP = Path("/sys/fs/cgroup")
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def machine_id() -> str:
@@ -46,6 +47,19 @@ def free_memory() -> int:
     if limit is None:
         return int(available)
     return max(0, min(available, limit - _cgroup_used()))
+
+
+def taken_memory() -> int:
+    """Bytes of RAM that this process has now, mapped files that it has read included."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def driver_version() -> str:
+    """What the kernel says of a graphics driver; empty where it says nothing."""
+    try:
+        return _DRIVER.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except OSError:
+        return ""
 
 
 def _cgroup_limit() -> int | None:

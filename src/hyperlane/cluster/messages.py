@@ -37,6 +37,7 @@ HEAD_ID_BYTES = 16
 NODE_ID_BYTES = 16
 SERIAL_BYTES = 20
 MAX_VERSION = 32
+MAX_HOSTS = 16
 
 T = TypeVar("T")
 
@@ -247,6 +248,8 @@ def describe_to(worker: WorkerFacts, *, holds_model: bool) -> pb.DescribeRespons
         node=bytes.fromhex(worker.node),
         machine=worker.machine,
         cluster=worker.cluster,
+        hosts=worker.hosts,
+        cores=worker.cores,
     )
 
 
@@ -269,6 +272,8 @@ def describe_from(message: pb.DescribeResponse, control: Address) -> WorkerFacts
         node=message.node.hex(),
         machine=message.machine,
         cluster=message.cluster,
+        hosts=tuple(message.hosts[:MAX_HOSTS]),
+        cores=message.cores,
     )
 
 

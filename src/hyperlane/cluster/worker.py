@@ -6,6 +6,7 @@ Knows no engine: how one is built, and what device it runs on, is handed in.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import platform
@@ -18,14 +19,17 @@ from dataclasses import dataclass, field
 
 from hyperlane import __version__
 from hyperlane.cluster.announce import Announcement, when_parent_ends
+from hyperlane.cluster.discovery import interfaces, system
 from hyperlane.cluster.discovery.advert import Advert, NodeKind
 from hyperlane.cluster.discovery.beacon import Beacon
 from hyperlane.cluster.link_dialler import LinkDialler
-from hyperlane.cluster.machine import is_loopback
+from hyperlane.cluster.machine import is_loopback, taken_memory
 from hyperlane.cluster.messages import CONTROL_PROTOCOL
+from hyperlane.cluster.profile.profiler import Profiler
 from hyperlane.cluster.trust import old_tls
 from hyperlane.cluster.trust.worker_trust import Renewal, WorkerTrust
 from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
+from hyperlane.config import usable_cores
 from hyperlane.core import Address, ElementType, NodeId, WorkerFacts
 from hyperlane.errors import ConfigError
 from hyperlane.stage.host import LoadEngine, StageHost
@@ -45,7 +49,10 @@ STOP_WITHIN_S = 8.0
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What an engine would run on. `memory_pool`: see `WorkerFacts`; `free_memory` measures bytes now."""
+    """What an engine would run on. `memory_pool`: see `WorkerFacts`; `free_memory` measures bytes now.
+
+    `taken_memory`: bytes that this process has of them now.
+    """
 
     device: str
     provider: str
@@ -54,6 +61,7 @@ class DeviceFacts:
     memory_pool: str
     memory_total: int
     free_memory: Callable[[], int]
+    taken_memory: Callable[[], int] = taken_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class WorkerSetup:
 
     `trust` None: it serves this machine alone, in plain text. `beacon`: lets it be found; None for a head's own.
     `drain_s`: how long it waits for its head to do without it.
+    `profiler`: what steps cost on its device.
     """
 
     listen: Address
@@ -85,6 +94,7 @@ class WorkerSetup:
     trust: WorkerTrust | None = None
     beacon: Beacon | None = None
     drain_s: float = 30.0
+    profiler: Profiler | None = None
 
 
 async def serve(setup: WorkerSetup) -> None:
@@ -159,7 +169,7 @@ class _Worker:
             if not old_tls.is_ruled_out():
                 log.warning("gRPC was imported too early: the control port takes TLS 1.2 as well")
             self._tls = setup.trust.credentials.server_tls(setup.trust.check)
-        self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model), setup.trust)
+        self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model, setup.profiler), setup.trust)
         self._control = self._data = setup.listen
 
     async def start(self) -> tuple[Address, Address]:
@@ -232,7 +242,19 @@ class _Worker:
             node=self._setup.identity.node,
             machine=self._setup.identity.machine,
             cluster=self._setup.identity.cluster,
+            hosts=_hosts(self._setup.listen.host),
+            cores=usable_cores(),
         )
+
+
+def _hosts(listened: str) -> tuple[str, ...]:
+    """Where other machines may reach a port that listens there, the likeliest first."""
+    ip = ipaddress.ip_address(listened) if interfaces.parsed(listened) else None
+    if ip is None or not ip.is_unspecified:
+        return (listened,) if ip is not None and not ip.is_loopback else ()
+    networks = [network for one in interfaces.suitable(system.interfaces()) for network in one.networks]
+    usable = [one.ip for one in networks if not one.is_link_local]
+    return tuple(str(one) for one in usable if ip.version == 6 or one.version == 4)
 
 
 def _listen_beside(control: Address, host: StageHost, tls: ServerTls | None) -> DataListener:

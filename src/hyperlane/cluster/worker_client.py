@@ -16,6 +16,9 @@ from hyperlane.cluster import messages, rpc
 from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import WorkerStub
+from hyperlane.cluster.profile import messages as profile_messages
+from hyperlane.cluster.profile.messages import PathOrder, PathResult
+from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
 from hyperlane.cluster.trust import grpc_tls, preflight
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.core import Address, ElementType, HeadId, NodeId, WorkerFacts
@@ -122,6 +125,45 @@ class WorkerClient:
         await self._reach(CONNECT_TIMEOUT_S)
         with rpc.mapped(self.address, self.name, CONNECT_TIMEOUT_S):
             await self._stub.Connect(request, timeout=CONNECT_TIMEOUT_S)
+
+    async def profile(
+        self, shape: ProfileShape, progress: Callable[[LoadProgress], None], timeout_s: float, *, again: bool = False
+    ) -> DeviceProfile:
+        """What steps of a model's shape cost on the worker's device. Cancelling this coroutine ends the measurement.
+
+        Raises:
+            WorkerBusy: it runs stages, and has never measured this shape.
+            VersionMismatch, DoesNotFit, LoadFailed, UnsupportedModel: what the worker says.
+
+        """
+        found = None
+        await self._reach(timeout_s)
+        call = self._stub.Profile(profile_messages.profile_to(shape, self._revoked(), again=again), timeout=timeout_s)
+        try:
+            with rpc.mapped(self.address, self.name, timeout_s):
+                async for response in call:
+                    if response.WhichOneof("event") == "profile":
+                        found = profile_messages.device_from(response.profile)
+                    else:
+                        progress(messages.progress_from(response.progress))
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        if found is None:
+            raise LoadFailed(f"{self.name} at {self.address} ended its measurement without a result")
+        return found
+
+    async def measure_path(self, order: PathOrder, timeout_s: float) -> tuple[PathResult, ...]:
+        """What the path from the worker to another one costs, at each of its addresses.
+
+        Raises:
+            WorkerUnreachable: this worker cannot be asked; that the other one is not reached is part of the answer.
+
+        """
+        request = profile_messages.path_to(order, self._revoked())
+        response = await self._safely("MeasurePath", request, timeout_s, 1)
+        with rpc.mapped(self.address, self.name):
+            return profile_messages.results_from(response)
 
     async def unload(self, head: HeadId, key: StageKey | None = None) -> int:
         """Drop one stage, or all of the head's with its lease; returns how many there were."""

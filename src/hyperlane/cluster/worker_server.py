@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -20,6 +20,8 @@ from hyperlane.cluster.cost import kv_bytes
 from hyperlane.cluster.link_dialler import LinkDialler
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import add_WorkerServicer_to_server
+from hyperlane.cluster.profile.profiler import Profiler
+from hyperlane.cluster.profile.service import ProfileService
 from hyperlane.cluster.trust import grpc_tls
 from hyperlane.cluster.trust.worker_trust import WorkerTrust
 from hyperlane.core import Address, NodeId, WorkerFacts
@@ -44,10 +46,14 @@ Context: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True)
 class WorkerFace:
-    """What a worker says of itself. `facts` measures anew; `holds_model(fingerprint, path)` looks at the file."""
+    """What a worker says of itself. `facts` measures anew; `holds_model(fingerprint, path)` looks at the file.
+
+    `profiler`: what steps cost here; None: that cannot be measured.
+    """
 
     facts: Callable[[], WorkerFacts]
     holds_model: Callable[[str, str], bool]
+    profiler: Profiler | None = None
 
 
 class WorkerService:
@@ -58,6 +64,7 @@ class WorkerService:
         self._face = face
         self._trust = trust
         self._dialler = LinkDialler(trust)
+        self._profile = ProfileService(host, face.profiler, self._dialler)
 
     async def Describe(self, request: Any, _context: Context) -> Any:  # noqa: N802, ANN401 (named by the proto; generated messages are untyped)
         """Any version is answered: the caller finds out from the answer that it is another one."""
@@ -133,6 +140,21 @@ class WorkerService:
         async with rpc.refusals(context):
             self._heard(context, request.revoked)
             return messages.health_to(self._host.renew(messages.head_from(request.head)))
+
+    async def Profile(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802, ANN401
+        """See `ProfileService.profile`."""
+        async with rpc.refusals(context):
+            messages.check_version(request.version, "the head")
+            self._heard(context, request.revoked)
+            async with aclosing(self._profile.profile(request)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def MeasurePath(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        """See `ProfileService.paths`."""
+        async with rpc.refusals(context):
+            self._heard(context, request.revoked)
+            return await self._profile.paths(request)
 
     def _heard(self, context: Context, revoked: Any) -> NodeId | None:  # noqa: ANN401
         """Who calls, and what they say was taken back; None on a plain connection, which comes from this machine."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hyperlane.core import Address, HeadId, NodeId
@@ -66,6 +67,7 @@ class StageHost:
         self._guard = threading.Lock()
         self._lease: Lease | None = None
         self._draining = False
+        self._measured = False
         self._loading: dict[StageKey, _Loading] = {}
         self._stages: dict[StageKey, tuple[LoadOrder, Stage]] = {}
 
@@ -100,6 +102,8 @@ class StageHost:
             raise WorkerBusy(self._busy_text(self._lease))
         if self._draining:
             raise WorkerBusy(f"worker {self.name} is draining and takes no further stage")
+        if self._measured:
+            raise WorkerBusy(f"worker {self.name} is being measured: try again in a few seconds")
         if order.key in self._loading or order.key in self._stages:
             raise LoadFailed(f"{order.key} is already on worker {self.name}")
         held = self._held(order)
@@ -147,6 +151,25 @@ class StageHost:
             stage.close()
             raise LoadFailed(f"loading {order.key} on worker {self.name} was given up: {cancelled}")
         return stage
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Keep the device free of stages while the block measures it.
+
+        Raises:
+            WorkerBusy: there are stages, or somebody measures it already.
+
+        """
+        with self._guard:
+            if self._stages or self._loading or self._measured:
+                what = "is being measured already" if self._measured else "runs stages and cannot be measured"
+                raise WorkerBusy(f"worker {self.name} {what}: try again when that is over")
+            self._measured = True
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._measured = False
 
     # --- links -----------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class Stage:
             self._check_free(role)
             self._reserved.discard(role)
             self._links[role] = link
-            if len(self._links) == len(Role):
+            if self._links.keys() == {Role.UPSTREAM, Role.DOWNSTREAM}:
                 self._start()
 
     def give_back(self, role: Role) -> None:

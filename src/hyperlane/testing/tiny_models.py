@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
-from hyperlane.testing.random_blocks import random_matrix
+from hyperlane.models.random_blocks import random_matrix
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -16,13 +16,18 @@ class Kind(enum.IntEnum):
     COPY = 6
     FAULT = 7
     BYE = 8
+    PROBE = 9
 
 
 class Role(enum.IntEnum):
-    """Which side of the dialled stage a link is on: frames flow into it (UPSTREAM) or out of it (DOWNSTREAM)."""
+    """Which side of the dialled stage a link is on: frames flow into it (UPSTREAM) or out of it (DOWNSTREAM).
+
+    PROBE: no link, but a connection on which the path is measured; it concerns no stage.
+    """
 
     UPSTREAM = 1
     DOWNSTREAM = 2
+    PROBE = 3
 
 
 Buffer = bytes | bytearray | memoryview

@@ -22,9 +22,10 @@ from hyperlane.errors import ConfigError, NotTrusted, ProtocolError, VersionMism
 from hyperlane.wire.codec import FAULT, HEADER, plain, printable, read_header
 from hyperlane.wire.frame import Hello
 from hyperlane.wire.hello import HELLO_BYTES, answer_to, check_hello_header, encode_hello, read_hello
-from hyperlane.wire.kind import Kind
+from hyperlane.wire.kind import Kind, Role
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.peer import Peer
+from hyperlane.wire.probe_echo import ProbeEcho
 from hyperlane.wire.sockets import SILENCE_S, listening_socket, plain_host, tune
 from hyperlane.wire.strangers import Strangers
 from hyperlane.wire.tcp import TcpLink, peer_name
@@ -88,7 +89,7 @@ class DataListener:
 
         """
         self._tls, self._strangers = tls, Strangers()
-        self._admit, self._deliver = admit, deliver
+        self._admit, self._deliver, self._echo = admit, deliver, ProbeEcho()
         self._hello_within_s, self._max_unfinished, self._silence_s = hello_within_s, max_unfinished, silence_s
         self._sock = _listen(address)
         self._sock.setblocking(False)
@@ -108,6 +109,7 @@ class DataListener:
             return
         self._waker.send(b"x")
         self._thread.join()
+        self._echo.close()
         self._waker.close()
 
     def _run(self) -> None:
@@ -183,6 +185,9 @@ class DataListener:
     def _answer(self, handshake: _Handshake) -> None:
         hello = read_hello(read_header(handshake.data), bytes(handshake.data[HEADER.size :]))
         sock = self._forget(handshake)
+        if hello.role is Role.PROBE:
+            self._measure(sock, hello)
+            return
         limits = self._admit(hello, sock.peer if isinstance(sock, TlsStream) else None)
         if isinstance(limits, Refusal):
             log.info("data port %s: refused %s: %s", self.address, peer_name(sock), limits.reason)
@@ -192,6 +197,15 @@ class DataListener:
             tune(sock, self._silence_s)
             sock.send(encode_hello(answer_to(hello, limits, __version__)))
         self._deliver(hello, TcpLink(sock, hello.terms(limits)))
+
+    def _measure(self, sock: Stream, hello: Hello) -> None:
+        """Let a path be measured by whom TLS has let in; where there is none, by this machine alone."""
+        try:
+            tune(sock, self._silence_s)
+            if not self._echo.take(sock, hello):
+                self._refuse(sock, "other paths are being measured: try again in a moment", hello)
+        except OSError:
+            sock.close()  # who asked is gone
 
     def _turn_away(self, handshake: _Handshake, reason: str) -> None:
         """Refuse somebody who never got as far as asking for a link."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from hyperlane.cluster.planner.facts import WireBytes, Workload
-from hyperlane.cluster.profile.shape import SAMPLE_LAYERS, profile_shape
+from hyperlane.cluster.profile.shape import SAMPLE_BYTES, profile_shape
 from hyperlane.core import ModelFacts, RopeFacts, StageCost
 from hyperlane.models import inventory
 from hyperlane.models.weights import TensorInfo
@@ -39,22 +39,29 @@ class Types:
         return TensorInfo(name, (1, 1), "Q6_K" if name in self._wide else kind, 1)
 
 
-def workload(**changes: int) -> Workload:
-    cost = StageCost((1,) * FACTS.layers, 1, 1, 1, 1)
+def workload(layer_bytes: int = 1 << 20, **changes: int) -> Workload:
+    cost = StageCost((layer_bytes,) * FACTS.layers, 1, 1, 1, 1)
     defaults = {"context": 4096, "slots": 4, "prompt_tokens": 500, "answer_tokens": 100, "chunk_tokens": 64}
     return Workload(FACTS, cost, WireBytes(64, 32), **(defaults | changes))
 
 
-def test_samples_have_each_kind_of_layer_in_its_share():
-    shape = profile_shape(FACTS, Types(wide=range(8)), workload())
-    wide = sum("Q6_K" in kinds for kinds in shape.layers)
-    assert (len(shape.layers), wide) == (SAMPLE_LAYERS, SAMPLE_LAYERS // 4)
+def test_samples_have_each_kind_of_layer_in_its_share_and_well_mixed():
+    shape = profile_shape(FACTS, Types(wide=range(8)), workload(layer_bytes=SAMPLE_BYTES // 8))
+    wide = ["Q6_K" in kinds for kinds in shape.layers]
+    assert (len(wide), sum(wide)) == (8, 2)
+    assert sum(wide[:4]) == 1
+
+
+def test_samples_are_more_than_a_cache_holds_but_no_more_than_the_model_has():
+    sizes = {SAMPLE_BYTES: 3, SAMPLE_BYTES // 16: 16, 1 << 10: FACTS.layers}
+    for layer_bytes, count in sizes.items():
+        assert len(profile_shape(FACTS, Types(), workload(layer_bytes=layer_bytes)).layers) == count
 
 
 def test_a_model_of_few_layers_is_measured_with_its_own():
     small = dataclasses.replace(FACTS, layers=3)
     shape = profile_shape(small, Types(wide=range(2)), workload())
-    assert [("Q6_K" in kinds) for kinds in shape.layers] == [True, True, False]
+    assert sorted("Q6_K" in kinds for kinds in shape.layers) == [False, True, True]
 
 
 def test_embedding_and_output_have_their_own_types():

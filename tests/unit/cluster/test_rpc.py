@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hyperlane.cluster import messages, rpc
 from hyperlane.cluster.pb import control_pb2 as pb
-from hyperlane.cluster.pb.control_pb2_grpc import add_WorkerServicer_to_server
+from hyperlane.cluster.pb.control_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from hyperlane.cluster.worker_client import WorkerClient
 from hyperlane.cluster.worker_server import SERVICE, WorkerFace, WorkerServer
 from hyperlane.core import Address, ElementType, Epoch, HeadId
@@ -247,7 +247,7 @@ async def test_a_peer_that_accepts_and_never_answers_is_given_up_in_time():
 
 
 async def test_a_worker_of_another_version_is_named_with_both_versions():
-    class Newer:
+    class Newer(WorkerServicer):
         async def Describe(self, request, context):  # noqa: N802 (the proto's)
             return pb.DescribeResponse(version=pb.Version(protocol=99, hyperlane="9.9.9"), name="n", data_port=1)
 
@@ -278,7 +278,7 @@ async def test_a_server_that_is_no_worker_is_another_version():
 
 
 async def test_nonsense_from_a_worker_is_an_error_of_the_cluster():
-    class Odd:
+    class Odd(WorkerServicer):
         async def Describe(self, request, context):  # noqa: N802 (the proto's)
             return pb.DescribeResponse(version=messages.own_version(), name="n", data_port=0, element=77)
 

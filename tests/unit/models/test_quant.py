@@ -9,8 +9,8 @@ from hyperlane.errors import MalformedModel, UnsupportedModel
 from hyperlane.models.quant import OTHER_TYPES, PLAIN_TYPES, dequantize, form_bytes, is_supported, matrix_form
 from hyperlane.models.quant_blocks import FORMATS
 from hyperlane.models.quant_layout import expand
+from hyperlane.models.random_blocks import random_matrix
 from hyperlane.models.weights import QuantMatrix, TensorInfo
-from hyperlane.testing.random_blocks import random_matrix
 
 SYMMETRIC = ("Q4_0", "Q5_0", "Q8_0", "Q3_K", "Q6_K")
 WITH_MINIMA = ("Q4_1", "Q5_1", "Q4_K", "Q5_K")

@@ -12,8 +12,8 @@ from hyperlane.models.quant_layout import (
     unpermute_rows,
     widen,
 )
+from hyperlane.models.random_blocks import random_matrix
 from hyperlane.models.weights import QuantMatrix, TensorInfo
-from hyperlane.testing.random_blocks import random_matrix
 
 
 def converted(kind: str, rows: int, *, exact: bool = True, columns: int = 256, seed: int = 0) -> QuantMatrix:

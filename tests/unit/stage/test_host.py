@@ -307,3 +307,22 @@ def test_closing_drops_everything_and_may_be_repeated():
     assert stage.health().state is StageState.CLOSED
     with pytest.raises(ProtocolError):
         stage.reserve(Role.UPSTREAM)
+
+
+def test_a_device_is_measured_only_while_no_stage_is_there():
+    host = host_with()
+    with host.measuring(), pytest.raises(WorkerBusy, match="being measured already"), host.measuring():
+        pass
+    host.load(order(), ignore)
+    with pytest.raises(WorkerBusy, match="runs stages"), host.measuring():
+        pass
+    host.unload(HEAD)
+    with host.measuring():
+        pass
+
+
+def test_no_stage_is_loaded_while_the_device_is_measured():
+    host = host_with()
+    with host.measuring(), pytest.raises(WorkerBusy, match="try again"):
+        host.load(order(), ignore)
+    host.load(order(), ignore)

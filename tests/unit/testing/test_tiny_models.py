@@ -6,7 +6,7 @@ import pytest
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.models.quant import dequantize
-from hyperlane.testing.random_blocks import random_matrix
+from hyperlane.models.random_blocks import random_matrix
 from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
 
 K_TYPES = {"attn_q": "Q2_K", "attn_k": "Q3_K", "attn_v": "Q6_K", "ffn_up": "Q5_K"}

@@ -2,13 +2,14 @@
 
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hyperlane.core import ElementType, Epoch, HeadId, Precision, Row, StageTiming
 from hyperlane.testing.packed import GOLDEN_BLOCKS
-from hyperlane.wire import codec, hello, listener, rows, sockets
+from hyperlane.wire import codec, hello, listener, probe_echo, probe_frame, rows, sockets
 from hyperlane.wire.frame import Copy, Fault, Frame, Hello, Kind, Role
 from hyperlane.wire.limits import Limits, Terms
 from hyperlane.wire.reader import FrameReader
@@ -98,6 +99,27 @@ def test_hello_has_these_bytes_and_is_read_back():
     assert hello.read_hello(header, data[codec.HEADER.size :]) == GOLDEN_HELLO
 
 
+PROBE_HELLO = (
+    "4859504c01010000000000000000000000000000000000000000000000000000"
+    "6800000000000000000102030405060708090a0b0c0d0e0f0000030101000000"
+    "0100000001000000010000000100000001000000010000000400000000010000"
+    "00100000000100000000010000000000302e312e300000000000000000000000"
+    "00000000000000000000000000000000"
+)
+PROBE = "4859504c01090000000000000000000007000000000000000300000000000000040000000000000040000000000000"
+
+
+def test_a_probe_has_these_bytes_and_is_read_back():
+    probe = probe_frame.Probe(step=7, payload_bytes=3, answer_bytes=64)
+    assert probe_frame.encode_probe(probe).hex() == PROBE
+    assert probe_frame.read_probe(bytes.fromhex(PROBE)) == probe
+
+
+def test_a_probes_hello_is_of_no_stage():
+    data = hello.encode_hello(replace(probe_frame.probe_hello(HeadId(bytes(range(16)))), version="0.1.0"))
+    assert data.hex() == PROBE_HELLO
+
+
 # --- the page ----------------------------------------------------------------------------------------------------
 
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "f64": "d"}
@@ -125,6 +147,7 @@ STRUCTS = {
     "COPY": codec.COPY,
     "FAULT": codec.FAULT,
     "HELLO": hello.HELLO,
+    "PROBE": probe_frame.BODY,
 }
 
 
@@ -165,10 +188,12 @@ def test_page_states_the_numbers_of_the_code():
         f"within {listener.HELLO_WITHIN_S:g} seconds",
         f"more than {listener.MAX_UNFINISHED} such connections",
         f"for {sockets.SILENCE_S:g} seconds",
+        f"at most {probe_frame.MAX_PAYLOAD_BYTES:,} bytes",
+        f"at most {probe_echo.WITHIN_S:g} seconds, and closes one that is silent for {probe_echo.SILENCE_S:g}",
     ):
         assert text in re.sub(r"\s+", " ", DOC), text
 
 
 def test_examples_of_the_page_are_the_golden_bytes():
     examples = [re.sub(r"\s", "", block) for block in re.findall(r"```\n([0-9a-f\n]+)```", DOC)]
-    assert examples == [*[data for _, data in GOLDEN.values()], *GOLDEN_BLOCKS.values(), BYE, HELLO]
+    assert examples == [*[data for _, data in GOLDEN.values()], *GOLDEN_BLOCKS.values(), BYE, HELLO, PROBE_HELLO, PROBE]

@@ -60,6 +60,16 @@ class WorkerStub:
                 request_serializer=hyperlane_dot_v1_dot_control__pb2.DrainRequest.SerializeToString,
                 response_deserializer=hyperlane_dot_v1_dot_control__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Profile = channel.unary_stream(
+                '/hyperlane.v1.Worker/Profile',
+                request_serializer=hyperlane_dot_v1_dot_control__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=hyperlane_dot_v1_dot_control__pb2.ProfileResponse.FromString,
+                _registered_method=True)
+        self.MeasurePath = channel.unary_unary(
+                '/hyperlane.v1.Worker/MeasurePath',
+                request_serializer=hyperlane_dot_v1_dot_control__pb2.MeasurePathRequest.SerializeToString,
+                response_deserializer=hyperlane_dot_v1_dot_control__pb2.MeasurePathResponse.FromString,
+                _registered_method=True)
         self.Health = channel.unary_unary(
                 '/hyperlane.v1.Worker/Health',
                 request_serializer=hyperlane_dot_v1_dot_control__pb2.HealthRequest.SerializeToString,
@@ -107,6 +117,22 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Profile(self, request, context):
+        """What steps of a model's shape cost on this worker's device; measured with made-up weights, or remembered from an
+        earlier time. Progress messages, then one profile. Refused with WorkerBusy while stages are here and nothing is
+        remembered. Cancelling the call ends the measurement. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasurePath(self, request, context):
+        """What the path from here to another worker's data port costs, at each of its addresses. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Health(self, request, context):
         """Renew the head's lease and ask when each of its stages last moved. Safe to repeat.
         """
@@ -141,6 +167,16 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=hyperlane_dot_v1_dot_control__pb2.DrainRequest.FromString,
                     response_serializer=hyperlane_dot_v1_dot_control__pb2.DrainResponse.SerializeToString,
+            ),
+            'Profile': grpc.unary_stream_rpc_method_handler(
+                    servicer.Profile,
+                    request_deserializer=hyperlane_dot_v1_dot_control__pb2.ProfileRequest.FromString,
+                    response_serializer=hyperlane_dot_v1_dot_control__pb2.ProfileResponse.SerializeToString,
+            ),
+            'MeasurePath': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasurePath,
+                    request_deserializer=hyperlane_dot_v1_dot_control__pb2.MeasurePathRequest.FromString,
+                    response_serializer=hyperlane_dot_v1_dot_control__pb2.MeasurePathResponse.SerializeToString,
             ),
             'Health': grpc.unary_unary_rpc_method_handler(
                     servicer.Health,
@@ -284,6 +320,60 @@ class Worker:
             '/hyperlane.v1.Worker/Drain',
             hyperlane_dot_v1_dot_control__pb2.DrainRequest.SerializeToString,
             hyperlane_dot_v1_dot_control__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Profile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hyperlane.v1.Worker/Profile',
+            hyperlane_dot_v1_dot_control__pb2.ProfileRequest.SerializeToString,
+            hyperlane_dot_v1_dot_control__pb2.ProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasurePath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hyperlane.v1.Worker/MeasurePath',
+            hyperlane_dot_v1_dot_control__pb2.MeasurePathRequest.SerializeToString,
+            hyperlane_dot_v1_dot_control__pb2.MeasurePathResponse.FromString,
             options,
             channel_credentials,
             insecure,

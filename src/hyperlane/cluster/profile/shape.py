@@ -9,15 +9,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.planner.facts import Workload
 from hyperlane.core import ModelFacts
 from hyperlane.models import inventory
 from hyperlane.models.weights import TensorSource
 
-SAMPLE_LAYERS = 8
-"""How many layers stand for all of a model's, each kind of layer as often as the model has it."""
+SAMPLE_BYTES = 64 << 20
+"""So many bytes of layers stand for all of a model's, each kind of layer as often as the model has it.
+
+More than a processor's cache, so that weights come from memory as they do in a whole stage.
+"""
+
+LEAST_SAMPLES = 3
 
 LARGEST_BATCH = 32
+SIZES_LIMIT = 4096
+"""No batch, chunk or number of layers beyond this is measured, whoever asks."""
+
 ENTRIES_STEP = 64
 """KV entries are rounded up to a multiple of this, so that small changes of a workload measure nothing anew."""
 
@@ -32,6 +41,8 @@ class ProfileShape:
     `layers`: the types of each sample layer. `embedding`, `output`: types of these matrices. `rows`: one-token rows of
     decode steps, ascending from 1; `chunks`: tokens of chunks, ascending, at least 2. `kv_entries`: what each row of a
     decode step has before it; `prompt_entries`: what a chunk has.
+    `context`: tokens a slot of the arena holds, as some devices' speed depends on it; 0: as few as are needed.
+    `counted_bytes`: what the planner counts for a layer's weights, on average; no worker is told.
     """
 
     model: ModelFacts
@@ -42,6 +53,26 @@ class ProfileShape:
     chunks: tuple[int, ...]
     kv_entries: int
     prompt_entries: int
+    context: int = 0
+    counted_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """What a worker measured: see `DeviceCost` for the curves and `step_s`.
+
+    `layer_bytes`: what a layer's weights take on the device, the mean of the samples; 0: too little to be told.
+    `process_bytes`: what the worker takes without any model. `measured_s`: when, in seconds of its clock since 1970.
+    """
+
+    layer_decode: Curve
+    layer_prefill: Curve
+    embed: Curve
+    project: Curve
+    step_s: float
+    layer_bytes: int
+    process_bytes: int
+    measured_s: int
 
 
 def profile_shape(facts: ModelFacts, source: TensorSource, expected: Workload) -> ProfileShape:
@@ -50,23 +81,32 @@ def profile_shape(facts: ModelFacts, source: TensorSource, expected: Workload) -
     output = inventory.EMBEDDING if facts.tied_output else inventory.OUTPUT
     return ProfileShape(
         model=facts,
-        layers=_samples([_types(source, inventory.layer_tensors(facts, i)) for i in range(facts.layers)]),
+        layers=_samples(
+            [_types(source, inventory.layer_tensors(facts, i)) for i in range(facts.layers)],
+            sum(expected.cost.layer_weights) // facts.layers,
+        ),
         embedding=_type(source, inventory.EMBEDDING),
         output=_type(source, output),
         rows=_sizes(1, min(expected.slots, LARGEST_BATCH)),
         chunks=_sizes(2, max(2, expected.chunk_tokens)),
         kv_entries=_rounded(middle, expected.context),
         prompt_entries=_rounded(expected.prompt_tokens // 2, expected.context),
+        context=expected.context,
+        counted_bytes=sum(expected.cost.layer_weights) // facts.layers,
     )
 
 
-def _samples(layers: list[Types]) -> tuple[Types, ...]:
-    """As many of each kind as its share of the model says, the most usual kinds first."""
-    kinds, count = Counter(layers), min(SAMPLE_LAYERS, len(layers))
-    shares = {kind: count * number / len(layers) for kind, number in kinds.most_common()}
-    whole = {kind: int(share) for kind, share in shares.items()}
-    rest = sorted(shares, key=lambda kind: whole[kind] - shares[kind])[: count - sum(whole.values())]
-    return tuple(kind for kind in shares for _ in range(whole[kind] + (kind in rest)))
+def _samples(layers: list[Types], layer_bytes: int) -> tuple[Types, ...]:
+    """As many of each kind as its share of the model says, well mixed."""
+    count = min(len(layers), max(LEAST_SAMPLES, -(-SAMPLE_BYTES // max(1, layer_bytes))))
+    kinds = Counter(layers)
+    given = dict.fromkeys(kinds, 0)
+    samples = []
+    for number in range(1, count + 1):
+        kind = max(kinds, key=lambda one: kinds[one] * number / len(layers) - given[one])
+        given[kind] += 1
+        samples.append(kind)
+    return tuple(samples)
 
 
 def _sizes(first: int, last: int) -> tuple[int, ...]:

@@ -1,0 +1,113 @@
+"""Measures a cluster for one model: devices through their workers, paths, and the head. Implements `Measures`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+from hyperlane.cluster.planner.facts import ClusterFacts, DeviceCost, HeadCost, SharedCores, pools_of
+from hyperlane.cluster.profile.head_cost import measure_head
+from hyperlane.cluster.profile.measured import Measured, Node
+from hyperlane.cluster.profile.pairs import machine_of
+from hyperlane.cluster.profile.paths import PathBook
+from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
+from hyperlane.cluster.report import Progress, Report
+from hyperlane.core import HeadId, WorkerFacts
+from hyperlane.stage.orders import LoadProgress
+
+PROFILE_TIMEOUT_S = 600.0
+"""A slow device may take minutes for layers of a large model; it says how far it is."""
+
+CPU = "CPUExecutionProvider"
+LEAST_FACTOR, LARGEST_FACTOR = 0.5, 4.0
+"""Beyond these a factor of weights says that something else took memory meanwhile."""
+
+
+class ClusterProfiler:
+    """Remembers paths and the head's cost; devices are remembered by their workers."""
+
+    def __init__(self, head: HeadId, machine: str, *, again: bool = False) -> None:
+        """`machine`: the hash that this machine's own workers say. `again`: each device is measured anew, once."""
+        self._paths = PathBook(head, machine)
+        self._again = again
+        self._measured: set[str] = set()
+        self._head_costs: dict[int, HeadCost] = {}
+
+    async def measure(self, nodes: Sequence[Node], shape: ProfileShape, report: Report) -> Measured:
+        """See `Measures`."""
+        profiles = await self._devices(nodes, shape, report)
+        paths, routes = await self._paths.measure(nodes, report)
+        workers = tuple(node.facts for node in nodes)
+        facts = ClusterFacts(
+            workers=workers,
+            devices=tuple(_device(worker, profiles[worker.name], shape) for worker in workers),
+            paths=paths,
+            head=await self._head(shape, workers),
+            pools=pools_of(workers),
+            machines=shared_cores(workers),
+        )
+        return Measured(facts, routes)
+
+    async def _devices(self, nodes: Sequence[Node], shape: ProfileShape, report: Report) -> dict[str, DeviceProfile]:
+        """Machines at the same time, workers of one machine one after another."""
+        machines: dict[str, list[Node]] = defaultdict(list)
+        for node in nodes:
+            machines[machine_of(node.facts)].append(node)
+
+        async def one_by_one(workers: Sequence[Node]) -> dict[str, DeviceProfile]:
+            return {node.facts.name: await self._device(node, shape, report) for node in workers}
+
+        tasks = [asyncio.ensure_future(one_by_one(workers)) for workers in machines.values()]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return {name: profile for machine in found for name, profile in machine.items()}
+
+    async def _device(self, node: Node, shape: ProfileShape, report: Report) -> DeviceProfile:
+        name = node.facts.name
+
+        def tell(progress: LoadProgress) -> None:
+            report(Progress(f"worker {name}", progress.phase, progress.done, progress.total))
+
+        again = self._again and name not in self._measured
+        profile = await node.client.profile(shape, tell, PROFILE_TIMEOUT_S, again=again)
+        self._measured.add(name)
+        return profile
+
+    async def _head(self, shape: ProfileShape, workers: Sequence[WorkerFacts]) -> HeadCost:
+        vocab = shape.model.vocab
+        if vocab not in self._head_costs and workers:
+            self._head_costs[vocab] = await asyncio.to_thread(measure_head, shape.model, workers[0])
+        return self._head_costs.get(vocab, HeadCost())
+
+
+def _device(worker: WorkerFacts, profile: DeviceProfile, shape: ProfileShape) -> DeviceCost:
+    factor = profile.layer_bytes / shape.counted_bytes if profile.layer_bytes and shape.counted_bytes else 1.0
+    return DeviceCost(
+        worker=worker.name,
+        layer_decode=profile.layer_decode,
+        layer_prefill=profile.layer_prefill,
+        embed=profile.embed,
+        project=profile.project,
+        step_s=profile.step_s,
+        free_bytes=worker.memory_free,
+        process_bytes=profile.process_bytes,
+        weights_factor=min(LARGEST_FACTOR, max(LEAST_FACTOR, factor)),
+    )
+
+
+def shared_cores(workers: Sequence[WorkerFacts]) -> tuple[SharedCores, ...]:
+    """The machines on whose cores several workers compute."""
+    machines: dict[str, list[WorkerFacts]] = defaultdict(list)
+    for worker in workers:
+        if worker.provider == CPU and worker.cores:
+            machines[machine_of(worker)].append(worker)
+    return tuple(
+        SharedCores(max(worker.cores for worker in members), tuple(worker.name for worker in members))
+        for members in machines.values()
+        if len(members) > 1
+    )
