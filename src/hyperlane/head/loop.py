@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hyperlane.core import Failed, Finished, FinishReason, Plan
 from hyperlane.errors import EngineFault, HyperlaneError, StepOverdue
+from hyperlane.head.costs import FrameCosts
 from hyperlane.head.deadline import LEAST_S, StepDeadline
 from hyperlane.head.frames import Departure, step_frame
 from hyperlane.head.pace import Pace
@@ -67,6 +68,7 @@ class Loop:
         self._eos_ids = eos_ids
         self._lanes = Lanes(plan.slots)
         self._prefixes = Prefixes(policy.chunk, reuse)
+        self._costs = FrameCosts()
         self._sequences: dict[int, Sequence] = {}
         self._departures: deque[Departure] = deque()
         self._news: list[_News] = []
@@ -104,7 +106,7 @@ class Loop:
             if not frames:
                 self._check_deadline()
             self._take_in()
-            while (plan := schedule(self._lanes, self._policy)) is not None:
+            while (plan := schedule(self._lanes, self._policy, self._costs.room)) is not None:
                 alone = not self._lanes.flights
                 frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch)
                 self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
@@ -155,6 +157,8 @@ class Loop:
         self._deadline.note(tokens, now_s - max(left.at_s, self._back_s))
         self._back_s = now_s
         self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, left.sent_bytes, alone, frame.timings))
+        alone_rows = sum(row.count == 1 for row in left.rows)
+        self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in frame.timings))
         streams, before = self.active, self._counters.completion_tokens
         payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
         answers = split(left.rows, payload, self.plan.model.vocab)
@@ -179,7 +183,7 @@ class Loop:
             self._counters.logits_refetched += 1
             return
         sequence.append(choice.token, now_s)
-        if sequence.generated == 1 and self.active == 1:
+        if sequence.generated == 1 and self.active == 1 and not sequence.cached:
             self.pace.first(now_s - sequence.admitted_s, len(sequence.request.prompt))
         self._counters.completion_tokens += 1
         reason = self._ending(sequence, choice.token)

@@ -49,14 +49,16 @@ class HeadOptions:
     def policy(self, plan: Plan) -> Policy:
         """The scheduler's limits for a plan."""
         stages, predicted = len(plan.stages), plan.prediction
+        groups = self.decode_groups or (predicted.groups if predicted else stages)
         return Policy(
             max_step_tokens=self.max_step_tokens,
             prompt_chunk=self.prompt_chunk,
             max_frames=self.frames_in_flight or (predicted.frames if predicted else 2 * stages),
+            frames_beside=max(stages, groups),
             max_bytes=self.bytes_in_flight,
             token_bytes=_largest_token(plan),
             logits_bytes=4 * plan.model.vocab,
-            decode_groups=self.decode_groups or (predicted.groups if predicted else stages),
+            decode_groups=groups,
             min_group_rows=self.min_group_rows,
         )
 

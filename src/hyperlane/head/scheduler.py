@@ -17,17 +17,19 @@ from hyperlane.errors import ProtocolError
 class Policy:
     """How much may be under way. The values that measurements will choose are here and nowhere else.
 
-    `max_step_tokens`: tokens of one frame. `prompt_chunk`: prompts are cut at its multiples, whatever else is under
-    way, so that a prompt is computed in the same pieces and to the same bits alone and beside others. `max_frames`,
-    `max_bytes`: in flight together; a frame is counted with `token_bytes` a token and `logits_bytes` for each row
-    that asks for whole logits. `decode_groups`: frames with decode rows in flight, so that several stages work at
-    once; fewer when a group would have less than `min_group_rows` rows, as a batch on a memory-bound device costs
-    hardly more than one row.
+    `max_step_tokens`: tokens of one frame. `prompt_chunk`: prompts are cut at its multiples, and beside decode rows in
+    smaller parts, but never into single tokens: so a prompt is computed to the same bits alone and beside others.
+    `max_frames`, `max_bytes`: in flight together; a frame is counted with `token_bytes` a token and `logits_bytes` for
+    each row that asks for whole logits. `frames_beside`: in flight while prompts are taken in beside streams, one for
+    each stage, so that no row waits behind another frame. `decode_groups`: frames with decode rows in flight, so that
+    several stages work at once; fewer when a group would have less than `min_group_rows` rows, as a batch on a
+    memory-bound device costs hardly more than one row.
     """
 
     max_step_tokens: int = 128
     prompt_chunk: int = 64
     max_frames: int = 2
+    frames_beside: int = 2
     max_bytes: int = 64 << 20
     token_bytes: int = 4
     logits_bytes: int = 4
@@ -44,6 +46,10 @@ class Policy:
         if lane.sent >= lane.prompt:
             return 1
         return min(lane.prompt - lane.sent, self.chunk - lane.sent % self.chunk)
+
+
+Room = Callable[[int, int, float], int]
+"""Tokens of prompts in a frame beside streams: by its decode rows, a usual frame's, and how much more it may take."""
 
 
 @dataclass(slots=True)
@@ -226,13 +232,15 @@ class Lanes:
             self.freed = True
 
 
-def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:
+def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> StepPlan | None:
     """The next frame, or None when nothing can be sent before a frame comes back or a lane is admitted.
 
     - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
       flight when every group keeps `min_group_rows`; a lane that was served longest ago goes first.
     - Answers that are replayed have a row in every frame: they wait for no answer.
-    - What is left of the token budget goes to chunks of prompts, whole ones. Every other frame starts with the
+    - What is left of the token budget goes to chunks of prompts, whole ones; beside streams that decode only as many
+      of their tokens as there is `room` for, two at least: these may double the time between two tokens, or more where
+      more prompts than streams are there, so that all have the same share. Every other frame starts with the
       oldest prompt, so that none starves, the others with the one that has least left, so that a short one does not
       wait for a long one. Chunks of one prompt follow each other without waiting. Decode rows leave room for one
       chunk.
@@ -243,23 +251,28 @@ def schedule(lanes: Lanes, policy: Policy) -> StepPlan | None:
     ready = [lane for lane in lanes.running.values() if lane.length > lane.sent]
     whole = [lane for lane in ready if lane.whole and lane.wants(lane.sent + policy.next_count(lane))]
     if not whole:
-        return _plan_rows(lanes, policy, ready)
+        return _plan_rows(lanes, policy, ready, room)
     others = [lane for lane in ready if lane not in whole]
     if lanes.last_was_whole:
-        return _plan_rows(lanes, policy, others) or _fill(lanes, policy, (), _by_wait(whole), whole_logits=True)
-    return _fill(lanes, policy, (), _by_wait(whole), whole_logits=True) or _plan_rows(lanes, policy, others)
+        return _plan_rows(lanes, policy, others, room) or _fill(lanes, policy, (), _by_wait(whole), whole_logits=True)
+    return _fill(lanes, policy, (), _by_wait(whole), whole_logits=True) or _plan_rows(lanes, policy, others, room)
 
 
-def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane]) -> StepPlan | None:
-    decodes = _decodes(lanes, ready, policy)
+def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane], room: Room) -> StepPlan | None:
+    streams = sum(lane.sent >= lane.prompt and not lane.is_replayed for lane in lanes.running.values())
+    groups = max(1, min(policy.decode_groups, streams // policy.min_group_rows))
+    decodes = _decodes(lanes, ready, policy, streams, groups)
     prompts = _in_turn([lane for lane in ready if lane.sent < lane.prompt], lanes.steps)
-    return _fill(lanes, policy, decodes, prompts, whole_logits=False)
+    if not (prompts and streams):
+        return _fill(lanes, policy, decodes, prompts, whole_logits=False)
+    if len(lanes.flights) >= policy.frames_beside:
+        return None
+    tokens = room(len(decodes), -(-streams // groups), max(1.0, len(prompts) / streams))
+    return _fill(lanes, policy, decodes, prompts, whole_logits=False, prompt_tokens=tokens)
 
 
-def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy) -> list[Lane]:
+def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, decoding: int, groups: int) -> list[Lane]:
     """The rows of one token that may leave now."""
-    decoding = sum(lane.sent >= lane.prompt and not lane.is_replayed for lane in lanes.running.values())
-    groups = max(1, min(policy.decode_groups, decoding // policy.min_group_rows))
     one_by_one = [lane for lane in ready if lane.sent >= lane.prompt]
     replayed = [lane for lane in one_by_one if lane.is_replayed]
     has_prompts = len(one_by_one) < len(ready)
@@ -281,7 +294,13 @@ def _in_turn(prompts: list[Lane], step: int) -> list[Lane]:
 
 
 def _fill(
-    lanes: Lanes, policy: Policy, decodes: Sequence[Lane], prompts: Sequence[Lane], *, whole_logits: bool
+    lanes: Lanes,
+    policy: Policy,
+    decodes: Sequence[Lane],
+    prompts: Sequence[Lane],
+    *,
+    whole_logits: bool,
+    prompt_tokens: int = 1 << 30,
 ) -> StepPlan | None:
     """Rows in the given order until the budget is used; None when there are none, or not the bytes for them."""
     left = policy.max_step_tokens
@@ -289,11 +308,12 @@ def _fill(
     decode_rows = sum(share.wanted for share in shares)
     left -= len(shares)
     for lane in prompts:
-        count = policy.next_count(lane)
-        if count > left:
+        count = _part(policy.next_count(lane), prompt_tokens)
+        if not 0 < count <= left:
             continue
         shares.append(Share(lane.id, lane.slot, lane.sent, count, lane.wants(lane.sent + count)))
         left -= count
+        prompt_tokens -= count
     if not shares:
         return None
     size = (policy.max_step_tokens - left) * policy.token_bytes
@@ -301,3 +321,12 @@ def _fill(
     if lanes.flights and lanes.bytes + size > policy.max_bytes:
         return None
     return StepPlan(tuple(shares), whole_logits, decode_rows, size)
+
+
+def _part(count: int, room: int) -> int:
+    """How much of a chunk goes where there is room for at least two tokens; no part and no rest is a single one."""
+    if count <= room:
+        return count
+    if count - room > 1:
+        return room
+    return room - 1 if room > 2 else count

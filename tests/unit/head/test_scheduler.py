@@ -85,6 +85,40 @@ def test_a_prompt_joins_the_frame_of_those_that_decode():
     assert rows(schedule(lanes, Policy(max_step_tokens=16))) == [(0, 1, 1, True), (1, 1, 1, True), (9, 0, 12, False)]
 
 
+@pytest.mark.parametrize(
+    ("room", "parts"), [(7, [7, 7, 2]), (15, [14, 2]), (16, [16]), (3, [3, 3, 3, 3, 2, 2]), (2, [2] * 8)]
+)
+def test_beside_streams_a_chunk_goes_in_parts_none_of_a_single_token(room, parts):
+    policy = Policy(max_step_tokens=24, prompt_chunk=16, max_frames=1)
+    lanes = decoding(2)
+    lanes.waiting.append(lane(9, 16))
+    lanes.admit()
+    taken = []
+    while lanes.running[9].sent < 16:
+        plan = schedule(lanes, policy, lambda *_: room)
+        assert [share.count for share in plan.shares[:2]] == [1, 1]
+        taken += [share.count for share in plan.shares[2:]]
+        lanes.depart(plan)
+        come_back(lanes)
+    assert taken == parts
+
+
+def test_room_is_asked_for_by_rows_usual_rows_and_how_much_more_time_there_is():
+    asked = []
+    lanes = decoding(4)
+    lanes.waiting.extend([lane(8, 100), lane(9, 100)])
+    lanes.admit()
+    policy = Policy(max_frames=4, frames_beside=3, decode_groups=2)
+
+    def room(*question):
+        asked.append(question)
+        return 10
+
+    while (plan := schedule(lanes, policy, room)) is not None:
+        lanes.depart(plan)
+    assert asked == [(2, 2, 1.0), (2, 2, 1.0), (0, 2, 1.0)]
+
+
 def test_a_batch_is_split_over_the_stages_only_when_groups_keep_their_rows():
     policy = Policy(max_frames=8, decode_groups=2, min_group_rows=2)
     assert [len(plan.shares) for plan in send_all(decoding(3), policy)] == [3]
