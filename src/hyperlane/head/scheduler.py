@@ -324,9 +324,9 @@ def _fill(
 
 
 def _part(count: int, room: int) -> int:
-    """How much of a chunk goes where there is room for at least two tokens; no part and no rest is a single one."""
-    if count <= room:
-        return count
+    """How much of a chunk goes where there is so much room; no part and no rest of one is a single token."""
+    if count <= room or room < 2:
+        return count if count <= room else 0
     if count - room > 1:
         return room
     return room - 1 if room > 2 else count

@@ -103,6 +103,24 @@ def test_beside_streams_a_chunk_goes_in_parts_none_of_a_single_token(room, parts
     assert taken == parts
 
 
+@pytest.mark.parametrize("room", range(2, 40))
+def test_prompts_that_share_the_room_are_taken_in_without_single_tokens(room):
+    lanes = decoding(1)
+    lanes.waiting.extend(lane(number, 8 + number) for number in (10, 11, 12, 13))
+    lanes.admit()
+    policy = Policy(max_step_tokens=24, prompt_chunk=16, max_frames=1)
+    for _ in range(60):
+        plan = schedule(lanes, policy, lambda *_: room)
+        parts = [share for share in plan.shares if share.start < lanes.running[share.lane].prompt]
+        assert all(share.count > 1 for share in parts)
+        lanes.depart(plan)
+        come_back(lanes)
+        if all(lanes.running[number].sent >= 8 + number for number in (10, 11, 12, 13)):
+            break
+    else:
+        pytest.fail("a prompt was not taken in")
+
+
 def test_room_is_asked_for_by_rows_usual_rows_and_how_much_more_time_there_is():
     asked = []
     lanes = decoding(4)
