@@ -7,21 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hyperlane.errors import UnknownModel, UnsupportedModel
+from hyperlane.models.checkpoint_header import TEXTS
+from hyperlane.models.checkpoint_table import INDEX
 
-CHECKPOINT_FILES = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "chat_template.json",
-    }
-)
+CHECKPOINT_FILES = frozenset({*TEXTS, INDEX})
 """What a checkpoint's folder holds besides its weights, as far as Hyperlane reads it."""
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)

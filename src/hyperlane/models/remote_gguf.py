@@ -6,18 +6,17 @@ Keeps headers on disk, so that a second look needs no byte. Fetches no weights, 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperlane.errors import MalformedModel, TransferError
+from hyperlane.errors import MalformedModel
 from hyperlane.models.gguf_header import GgufHeader
 from hyperlane.models.gguf_values import IncompleteHeader
 from hyperlane.models.http_ranges import open_ranges
+from hyperlane.models.kept_bytes import keep
 from hyperlane.models.ranges import ByteRanges, RemoteFile, TensorPlace
 
 FIRST_BYTES = 1 << 20
@@ -90,7 +89,7 @@ def open_remote(file: RemoteFile, name: str, headers: Path, opener: Opener = ope
         except MalformedModel:
             kept.unlink(missing_ok=True)  # damaged on this disk: read anew
     model = _read(file, path, opener)
-    _keep(kept, model.header())
+    keep(kept, model.header())
     return model
 
 
@@ -114,13 +113,3 @@ def _read(file: RemoteFile, path: Path, opener: Opener) -> RemoteGguf:
 def _key(file: RemoteFile) -> str:
     said = file.digest or f"{file.url}\n{file.size}\n{file.etag}"
     return hashlib.sha256(said.encode()).hexdigest()[:40]
-
-
-def _keep(kept: Path, header: bytes) -> None:
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, prefix=".header-", delete=False) as temporary:
-            temporary.write(header)
-        os.replace(temporary.name, kept)
-    except OSError as error:
-        raise TransferError(f"the header of {kept.name} cannot be kept in {kept.parent}: {error}") from error

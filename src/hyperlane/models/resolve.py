@@ -30,6 +30,11 @@ class Library:
         """What was downloaded from hubs and URLs."""
         return Shelf(self.models, self.digests, offline=self.offline)
 
+    @property
+    def headers(self) -> Path:
+        """What was read of models that are elsewhere."""
+        return self.models / "headers"
+
 
 def resolve(text: str | Path, library: Library, progress: Progress | None = None) -> Path:
     """The model's file, or a checkpoint's folder, on this machine; downloaded if it is not here yet.
@@ -62,6 +67,14 @@ def name_of(text: str, path: Path) -> str:
         return path.stem
     reference = parse(text)
     return reference.repo.rsplit("/", 1)[-1] if isinstance(reference, HubReference) else path.resolve().name
+
+
+def copy_of(fingerprint: str, library: Library) -> Path | None:
+    """A model of that fingerprint that was downloaded to this machine, whatever it was called then."""
+    for entry in catalogue.installed(library.models):
+        if entry.sha256 == fingerprint:
+            return entry.path(library.models)
+    return next((kept.path for kept in library.shelf.kept() if kept.fingerprint == fingerprint), None)
 
 
 def _here(reference: Reference, library: Library, progress: Progress | None) -> Path:

@@ -11,15 +11,15 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hyperlane.errors import TransferError, UnknownModel
 from hyperlane.models import hub
+from hyperlane.models.checkpoint_header import TEXTS, checkpoint_fingerprint
 from hyperlane.models.digests import WHOLE, DigestCache, FileState
 from hyperlane.models.http_ranges import look_at
 from hyperlane.models.hub_choice import HubFile, choose
-from hyperlane.models.ranges import RemoteFile
 from hyperlane.models.reference import HubReference, UrlReference
 from hyperlane.models.whole_file import Wanted, bring_file, check_space
 
@@ -68,6 +68,14 @@ class Kept:
         return str(HubReference(self.papers.origin, pick=pick))
 
     @property
+    def fingerprint(self) -> str:
+        """The model's, from what was hashed when its files came."""
+        if not self.papers.is_checkpoint:
+            return self.papers.files[0].sha256
+        counted = (file for file in self.papers.files if file.path in TEXTS or file.path.endswith(".safetensors"))
+        return checkpoint_fingerprint({file.path: file.sha256 for file in counted})
+
+    @property
     def nbytes(self) -> int:
         """Of all its files."""
         return sum(file.nbytes for file in self.papers.files)
@@ -75,10 +83,14 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model that is elsewhere, with all that is needed to read it there. `files` and `paths` go together."""
+    """A model that is elsewhere, with all that is needed to read it there. `wanted` and `paths` go together.
+
+    `key` tells one content from another.
+    """
 
     name: str
-    files: tuple[RemoteFile, ...]
+    key: str
+    wanted: tuple[Wanted, ...]
     paths: tuple[str, ...]
     is_checkpoint: bool = False
 
@@ -120,9 +132,10 @@ class Shelf:
         if isinstance(found, Kept):
             return found.path
         folder = self._folder(found)
+        papers = found.papers
         if not (folder / PAPERS).exists():
-            self._download(found, folder, progress or (lambda _done, _total: None))
-        self._write(found.papers, folder)
+            papers = self._download(found, folder, progress or (lambda _done, _total: None))
+        self._write(papers, folder)
         return _to_open(found.papers, folder)
 
     def locate(self, reference: HubReference | UrlReference) -> Path | RemoteModel:
@@ -136,7 +149,8 @@ class Shelf:
         name = found.papers.files[0].name if not found.papers.is_checkpoint else found.papers.origin.rsplit("/", 1)[-1]
         return RemoteModel(
             name,
-            tuple(wanted.remote for wanted in found.wanted),
+            found.key,
+            found.wanted,
             tuple(file.path for file in found.papers.files),
             found.papers.is_checkpoint,
         )
@@ -220,8 +234,9 @@ class Shelf:
             if all((folder / _local(file, papers)).is_file() for file in files):
                 yield Kept(papers, folder, _to_open(papers, folder))
 
-    def _download(self, found: _Found, folder: Path, progress: Progress) -> None:
-        total, before = sum(wanted.remote.size for wanted in found.wanted), 0
+    def _download(self, found: _Found, folder: Path, progress: Progress) -> Papers:
+        """Bring every file; the papers, with the hash of each."""
+        files, total, before = [], sum(wanted.remote.size for wanted in found.wanted), 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             here = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
@@ -231,16 +246,19 @@ class Shelf:
         for file, wanted in zip(found.papers.files, found.wanted, strict=True):
             target = folder / _local(file, found.papers)
             digest = bring_file(wanted, target, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]
+            files.append(replace(file, sha256=digest))
             before += wanted.remote.size
             if self._digests is not None:
                 self._digests.save(FileState.of(target, target.stat()), {WHOLE: digest}, settled=True)
+        return replace(found.papers, files=tuple(files))
 
     def _write(self, papers: Papers, folder: Path) -> None:
-        """The papers, with the revisions that were known before."""
+        """The papers, with the revisions and hashes that were known before."""
         place = folder / PAPERS
         try:
-            known = json.loads(place.read_text(encoding="utf-8"))["revisions"] if place.exists() else ()
-            said = asdict(papers) | {"revisions": sorted({*known, *papers.revisions})}
+            known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else asdict(papers)
+            said = asdict(papers) | {"revisions": sorted({*known["revisions"], *papers.revisions})}
+            said["files"] = known["files"]
             scratch = place.with_suffix(".new")
             scratch.write_text(json.dumps(said, indent=1), encoding="utf-8")
             scratch.replace(place)

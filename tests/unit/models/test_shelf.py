@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from hyperlane.errors import TransferError, UnknownModel
+from hyperlane.models.catalogue import CATALOGUE
 from hyperlane.models.digests import WHOLE, DigestCache, FileState
 from hyperlane.models.hub import Unreachable
 from hyperlane.models.listing import find, remove, rows
 from hyperlane.models.reference import HubReference, UrlReference
+from hyperlane.models.resolve import Library, copy_of, resolve
 from hyperlane.models.shelf import PAPERS, RemoteModel, Shelf
 from hyperlane.testing.hub import HubStandIn
 
@@ -232,7 +234,7 @@ def test_a_model_that_is_not_here_is_located_at_its_commit_with_its_hash(hub, re
     found = shelf.locate(Q4)
     assert isinstance(found, RemoteModel)
     assert (found.name, found.is_checkpoint, found.paths) == ("m-Q4_0.gguf", False, ("sub/m-Q4_0.gguf",))
-    (file,) = found.files
+    (file,) = (wanted.remote for wanted in found.wanted)
     assert (file.size, file.digest) == (len(LARGE), hashlib.sha256(LARGE).hexdigest())
     assert repository.commit in file.url
     assert hub.bytes_sent(".gguf") == 0
@@ -280,6 +282,19 @@ def test_offline_the_newest_version_is_used(hub, repository, shelf, models):
     assert Shelf(models, offline=True).bring(Q4) == newer
 
 
+def test_a_copy_is_known_by_the_hash_that_the_hub_states_wherever_it_came_from(hub, repository, shelf, models, url):
+    library = Library(models)
+    digest = hashlib.sha256(LARGE).hexdigest()
+    assert copy_of(digest, library) is None
+    path = shelf.bring(url)
+    assert copy_of(digest, library) == path
+    entry = CATALOGUE[0]
+    with entry.path(models).open("wb") as file:
+        file.truncate(entry.nbytes)
+    assert copy_of(entry.sha256, library) == entry.path(models)
+    assert copy_of("0" * 64, library) is None
+
+
 # --- the list ------------------------------------------------------------------------------------------------
 
 
@@ -296,8 +311,6 @@ def test_the_list_says_name_size_source_place_and_licence(hub, repository, shelf
 def test_what_the_list_calls_a_model_brings_it(hub, repository, shelf, models):
     hub.add("owner/checkpoint", CHECKPOINT)
     paths = {shelf.bring(Q4), shelf.bring(HubReference("owner/checkpoint"))}
-    from hyperlane.models.resolve import Library, resolve
-
     assert {resolve(row.name, Library(models)) for row in rows(models) if row.installed} == paths
 
 

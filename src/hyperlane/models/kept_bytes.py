@@ -1,0 +1,25 @@
+"""A few bytes of a remote file, kept on disk: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from hyperlane.errors import TransferError
+
+
+def keep(place: Path, data: bytes) -> None:
+    """Write `data` to `place`, in place of what was there.
+
+    Raises:
+        TransferError: the folder cannot be written.
+
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".new-", delete=False) as temporary:
+            temporary.write(data)
+        os.replace(temporary.name, place)
+    except OSError as error:
+        raise TransferError(f"{place.name} cannot be kept in {place.parent}: {error}") from error
