@@ -87,7 +87,7 @@ class CannedRing:
         self._coming.append(b"".join(encode(self._answer(frame))))
         self.spent_s += time.thread_time() - began
 
-    def poll(self, timeout_s: float | None) -> Sequence[Frame]:
+    def poll(self, timeout_s: float | None, rehearse: object = None) -> Sequence[Frame]:
         self.thread_s = time.thread_time()
         if not self._coming:
             self._woken.wait(timeout_s)

@@ -19,13 +19,16 @@ from hyperlane.head.pace import Pace
 from hyperlane.head.prefixes import Prefixes, Reuse
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
-from hyperlane.head.scheduler import Lane, Lanes, Policy, schedule
+from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, schedule
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.timings import FrameTiming, Timings
 from hyperlane.wire.candidates import Candidates, split
-from hyperlane.wire.codec import size_sent
+from hyperlane.wire.codec import encode, size_sent
 from hyperlane.wire.frame import Copy, Frame
 from hyperlane.wire.link import Ring
+
+MOST_REHEARSED = 2
+"""Rows that are rehearsed: with more the sampling takes longer than what the caches cost, and a frame would wait."""
 
 
 class _News(NamedTuple):
@@ -76,6 +79,7 @@ class Loop:
         self._verdict: HyperlaneError | None = None
         self._deadline = StepDeadline(least_step_s)
         self._back_s = 0.0
+        self._last: tuple[Flight, Frame, Departure] | None = None
 
     @property
     def active(self) -> int:
@@ -100,7 +104,7 @@ class Loop:
 
         """
         while not self._stopping:
-            frames = self._ring.poll(self._patience_s())
+            frames = self._ring.poll(self._patience_s(), self._rehearse)
             for frame in frames:
                 self._commit(frame)
             if not frames:
@@ -160,14 +164,33 @@ class Loop:
         alone_rows = sum(row.count == 1 for row in left.rows)
         self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in frame.timings))
         streams, before = self.active, self._counters.completion_tokens
-        payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
-        answers = split(left.rows, payload, self.plan.model.vocab)
-        for share, answer in zip(flight.plan.shares, answers, strict=True):
+        self._last = flight, frame, left
+        for share, answer in zip(flight.plan.shares, self._answers(frame, left), strict=True):
             sequence = self._sequences.get(share.lane)
             if answer and sequence is not None:
                 self._take(sequence, answer[0], now_s)
         committed = self._counters.completion_tokens - before
         self.pace.note(now_s, committed, streams=streams, is_decode=flight.plan.is_decode)
+
+    def _rehearse(self) -> None:
+        """What the next frame will take, done with the last one to no effect: see `wire/anticipation.py`."""
+        if self._last is None:
+            return
+        flight, frame, left = self._last
+        if flight.plan.whole_logits or len(left.rows) > MOST_REHEARSED:
+            return
+        for share, answer in zip(flight.plan.shares, self._answers(frame, left), strict=True):
+            sequence = self._sequences.get(share.lane)
+            if sequence is None:
+                return
+            if answer:
+                sequence.pick(answer[0])
+        schedule(self._lanes, self._policy)
+        encode(step_frame(flight, self._sequences, self.epoch))
+
+    def _answers(self, frame: Frame, left: Departure) -> list[list[Candidates | Logits]]:
+        payload = frame.payload[0] if len(frame.payload) == 1 else b"".join(frame.payload)
+        return split(left.rows, payload, self.plan.model.vocab)
 
     def _take(self, sequence: Sequence, answer: Candidates | Logits, now_s: float) -> None:
         """One answer becomes a token, a question for whole logits, or the request's fault."""

@@ -71,11 +71,14 @@ class Ring(Protocol):
         """
         ...
 
-    def poll(self, timeout_s: float | None) -> Sequence[Frame]:
+    def poll(self, timeout_s: float | None, rehearse: Callable[[], object] | None = None) -> Sequence[Frame]:
         """Frames that have arrived whole, oldest first; empty after `wake` or the timeout (None: no timeout).
 
         Payloads belong to the caller. May also return nothing for no reason. A `Copy` that has gone round the ring
         is not returned: that it is done everywhere follows from the next frame that comes back.
+
+        `rehearse` may be called, any number of times, while a frame is expected at any moment: it does to no effect
+        what the caller will do with it, so that code and data are in the processor's caches then.
 
         Raises:
             EngineFault: a FAULT came round; after every frame that came before was returned.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hyperlane.errors import EngineFault, HyperlaneError, LinkBroken, LinkClosed, LinkError, ProtocolError
 from hyperlane.wire.codec import bye, encode
@@ -163,7 +163,7 @@ class MemoryRing:
         except BrokenPipeError:
             self._cut = True  # poll tells it, after what is still on its way round
 
-    def poll(self, timeout_s: float | None) -> Sequence[Frame]:
+    def poll(self, timeout_s: float | None, rehearse: Callable[[], object] | None = None) -> Sequence[Frame]:
         """As `Ring.poll`."""
         if self._closed:
             raise LinkClosed("the ring is closed")

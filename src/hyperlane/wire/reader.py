@@ -30,7 +30,7 @@ def place_afresh(terms: Terms) -> PlacePayload:
 class FrameReader:
     """Loop: `next`; while it returns None, receive into `buffer()` and tell `received` how many bytes came."""
 
-    __slots__ = ("_end", "_filled", "_frame", "_payload", "_staging", "_start", "_terms", "_view")
+    __slots__ = ("_end", "_filled", "_frame", "_payload", "_seen", "_staging", "_start", "_terms", "_view")
 
     def __init__(self, terms: Terms, staging_bytes: int = STAGING_BYTES) -> None:
         self._terms = terms
@@ -41,6 +41,15 @@ class FrameReader:
         self._frame: Frame | None = None
         self._payload = memoryview(b"")
         self._filled = 0
+        self._seen = 0, 0
+
+    def rehearse(self) -> None:
+        """Read the last frame once more, to no effect."""
+        start, whole = self._seen
+        if whole:
+            header = read_header(self._view, start)
+            kind = check_header(header, self._terms)
+            read_body(kind, header, self._view[start + HEADER.size : start + whole], self._terms)
 
     @property
     def in_mid_frame(self) -> bool:
@@ -90,6 +99,7 @@ class FrameReader:
             return None
         message = read_body(kind, header, self._view[start + HEADER.size : start + whole], self._terms)
         if isinstance(message, Frame):
+            self._seen = start, whole
             return self._take_payload(message, header.payload_bytes, whole, place)
         self._start += whole
         return message
@@ -117,6 +127,7 @@ class FrameReader:
             self._start = self._end = 0
         elif start + whole > len(self._staging):
             rest = bytes(self._view[start:end])
+            self._seen = 0, 0
             if whole > len(self._staging):
                 self._staging = bytearray(whole)
                 self._view = memoryview(self._staging)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from hyperlane.core import Address
 from hyperlane.errors import EngineFault, HyperlaneError, LinkBroken, LinkClosed, LinkError
+from hyperlane.wire.anticipation import Anticipation, await_frame
 from hyperlane.wire.codec import bye, encode
 from hyperlane.wire.dial import dial
 from hyperlane.wire.frame import Copy, Fault, Frame, Hello
@@ -51,6 +52,8 @@ class TcpRing:
         self._backlog: list[Buffer] = []
         self._failure: HyperlaneError | None = None
         self._closed = False
+        self._expected = Anticipation()
+        self._sent_s = self._noted_s = 0.0
         self._waker, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         for sock in (self._up, self._down, self._waker, self._woken):
@@ -96,17 +99,18 @@ class TcpRing:
             self._backlog += buffers
         else:
             self._backlog = buffers
+            self._sent_s = time.perf_counter()
             self._flush()
             if self._unsent():
                 self._selector.modify(self._up, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
-    def poll(self, timeout_s: float | None) -> Sequence[Frame]:
+    def poll(self, timeout_s: float | None, rehearse: Callable[[], object] | None = None) -> Sequence[Frame]:
         """As `Ring.poll`."""
         if self._closed:
             raise LinkClosed("the ring is closed")
         frames: list[Frame] = []
         if self._failure is None:
-            self._turn(timeout_s, frames)
+            self._turn(timeout_s, frames, rehearse)
         if self._failure is not None and not frames:
             raise self._failure
         return frames
@@ -131,8 +135,8 @@ class TcpRing:
         self._waker.close()
         self._woken.close()
 
-    def _turn(self, timeout_s: float | None, frames: list[Frame]) -> None:
-        ready = self._ready(timeout_s)
+    def _turn(self, timeout_s: float | None, frames: list[Frame], rehearse: Callable[[], object] | None) -> None:
+        ready = self._ready(timeout_s, rehearse)
         if self._woken in ready:
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
@@ -148,14 +152,33 @@ class TcpRing:
         if isinstance(self._failure, LinkError):
             self._hear_last_words(frames)
 
-    def _ready(self, timeout_s: float | None) -> dict[object, int]:
+    def _ready(self, timeout_s: float | None, rehearse: Callable[[], object] | None) -> dict[object, int]:
         """What can be read or written. Decrypted bytes count, though their socket has nothing more to read."""
         buffered = [stream for stream in (self._up, self._down) if _pending(stream)]
-        selected = self._selector.select(0 if buffered else timeout_s)
+        selected = self._select(0.0 if buffered else timeout_s, rehearse)
         ready: dict[object, int] = {key.fileobj: events for key, events in selected}
         for stream in buffered:
             ready[stream] = ready.get(stream, 0) | selectors.EVENT_READ
         return ready
+
+    def _select(
+        self, timeout_s: float | None, rehearse: Callable[[], object] | None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Sleep until something happens; be awake when the frame that left last is about to come back."""
+        sent_s = self._sent_s
+        if timeout_s == 0.0 or self._noted_s == sent_s:
+            return self._selector.select(timeout_s)
+
+        def both() -> None:
+            self._reader.rehearse()
+            if rehearse is not None:
+                rehearse()
+
+        selected = await_frame(self._expected, self._selector.select, sent_s, both, timeout_s)
+        if any(key.fileobj is self._down for key, _ in selected):
+            self._expected.note(time.perf_counter() - sent_s)
+            self._noted_s = sent_s
+        return selected
 
     def _unsent(self) -> bool:
         return bool(self._backlog) or (isinstance(self._up, TlsStream) and self._up.unsent)

@@ -5,18 +5,22 @@ Small frames cost one system call to send and one to receive.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from hyperlane.errors import LinkBroken, LinkClosed, LinkError, ProtocolError
+from hyperlane.wire.anticipation import Anticipation, await_frame
 from hyperlane.wire.codec import bye, encode, size_of
 from hyperlane.wire.frame import Message
 from hyperlane.wire.limits import Terms
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
 from hyperlane.wire.sockets import plain_host, rest_after, send_some
-from hyperlane.wire.tls import Stream
+from hyperlane.wire.tls import Stream, TlsStream
 
 
 class TcpLink:
@@ -30,6 +34,8 @@ class TcpLink:
         self._sending = threading.Lock()
         self._ended = False
         self._peer = peer_name(sock)
+        self._expected = Anticipation()
+        self._look = _looker(sock)
 
     @property
     def terms(self) -> Terms:
@@ -60,6 +66,8 @@ class TcpLink:
         if self._ended:
             raise LinkClosed(f"the link with {self._peer} is closed")
         try:
+            if not reader.in_mid_frame and self._look is not None:
+                self._await(self._look)
             while (message := reader.next(place)) is None:
                 count = self._sock.recv_into(reader.buffer())
                 if not count:
@@ -94,6 +102,14 @@ class TcpLink:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
+    def _await(self, look: Callable[[float | None], object]) -> None:
+        """Until there is something to receive, or the end."""
+        if isinstance(self._sock, TlsStream) and self._sock.pending:
+            return
+        began_s = time.perf_counter()
+        await_frame(self._expected, look, began_s, self._reader.rehearse)
+        self._expected.note(time.perf_counter() - began_s)
+
     def _end_of_stream(self) -> LinkError:
         if self._ended:
             return LinkClosed(f"the link with {self._peer} was closed on this side")
@@ -104,6 +120,15 @@ class TcpLink:
         if self._ended:
             return LinkClosed(f"the link with {self._peer} was closed on this side")
         return LinkBroken(f"{doing} {self._peer} failed: {error.strerror or error}")
+
+
+def _looker(sock: Stream) -> Callable[[float | None], object] | None:
+    """Waits so many seconds at most for something to receive; None where the system has no `poll`."""
+    if not hasattr(select, "poll"):
+        return None
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return lambda seconds: poll.poll(None if seconds is None else seconds * 1000)
 
 
 def peer_name(sock: Stream) -> str:

@@ -110,7 +110,7 @@ class _Answers:
             self._coming.append(self._answered(message))
         self._arrived_s, self._left_s = 0.0, time.perf_counter()
 
-    def poll(self, timeout_s: float | None) -> Sequence[Frame]:
+    def poll(self, timeout_s: float | None, rehearse: object = None) -> Sequence[Frame]:
         """See `Ring`."""
         if self._left_s:
             self.publishing.append(time.perf_counter() - self._left_s)
