@@ -127,12 +127,14 @@ class Planning:
         free = self._measures is not None and not self._wishes.layers
         measured = await self._measured(wanted, nodes) if free and len(nodes) > 1 else None
         if measured is None:
-            plan = self._unmeasured(wanted, nodes)
+            plan = self._linked(self._unmeasured(wanted, nodes))
             return Planned(plan) if is_mended(running) or len(plan.stages) > len(running.stages) else None
         rates = {node.facts.name: LOAD_BYTES_PER_S for node in nodes}
         replanning = self._partitioner.replan(running, measured.facts, wanted.workload, rates)
         log.info("another plan would have %s", replanning.verdict.why)
-        return Planned(replanning.choice.plan, measured) if replanning.verdict.is_worth else None
+        if not replanning.verdict.is_worth:
+            return None
+        return Planned(self._linked(replanning.choice.plan, measured), measured)
 
     def _unmeasured(self, wanted: Wanted, nodes: Sequence[Node]) -> Plan:
         workload, workers = wanted.workload, [node.facts for node in nodes]

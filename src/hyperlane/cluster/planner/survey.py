@@ -51,14 +51,12 @@ def survey(problem: Problem, objective: Objective, *, tie: float = TIE) -> Surve
 
 def with_winner(found: Survey, asked: Candidate, because: str) -> Survey:
     """The same with another winner, for the given reason; a candidate that is not in the table yet ends it."""
-    shown = found.candidates if asked in found.candidates else (*found.candidates, asked)
+    known = next((candidate for candidate in found.candidates if candidate == asked), None)
+    shown = found.candidates if known else (*found.candidates, asked)
     best = found.winner
-    if best is None or best.pipelines == asked.pipelines:
-        why = because
-    else:
-        free = instead(asked, best, found.objective)
-        why = f"{because}; {free}"
-    return replace(found, candidates=shown, winner=asked, why=why, refusal=None)
+    is_best = best is None or best.pipelines == asked.pipelines
+    why = found.why if best is None or is_best else instead(asked, best, found.objective)
+    return replace(found, candidates=shown, winner=known or asked, why=f"{because}; {why}", refusal=None)
 
 
 def _node(problem: Problem, worker: int) -> Candidate:
