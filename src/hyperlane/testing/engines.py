@@ -138,8 +138,8 @@ def a_prompt_gives_the_same_however_it_is_cut(harness: EngineHarness) -> None:
             harness.same(whole, _in_pieces(pipeline, 1, _prompt(harness), cuts))
         long = some_tokens(harness.facts, CONTEXT - 6)
         whole = _in_pieces(pipeline, 0, long, (STEP_TOKENS,))
-        for cuts in ((7, 14, 21, 40, 64, 66, 80), (2, 30, 62, 64, 70, 88), (33, 64)):
-            harness.same(whole, _in_pieces(pipeline, 1, long, cuts))
+        for ends in ((7, 14, 21, 40, 64, 66, 80), (2, 30, 62, 64, 70, 88), (33, 64)):
+            harness.same(whole, _in_pieces(pipeline, 1, long, ends))
 
 
 def a_row_does_not_depend_on_the_rows_beside_it(harness: EngineHarness) -> None:
