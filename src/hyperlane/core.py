@@ -503,6 +503,22 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """A path between two nodes as it was measured last, whether the running plan has a link on it or not.
+
+    `source`, `target`: names of workers, or `head`. `address`: the data port that is dialled for it, by the head where
+    it is one of the two. `rtt_us`: there and back for a small frame; `bytes_per_s`: from source to target.
+    """
+
+    source: str
+    target: str
+    address: Address
+    rtt_us: float
+    bytes_per_s: float
+    in_plan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Achieved:
     """What the running plan did of late, to be held against its prediction; 0: nothing of the kind was seen.
 
@@ -550,6 +566,8 @@ class HeadStatus:
     losses: int = 0
     """How many pipelines were lost since the start."""
     achieved: Achieved = field(default_factory=Achieved)
+    links: tuple[LinkStatus, ...] = ()
+    """What was measured of the paths between nodes; empty when nothing was."""
     requests_continued: int = 0
     cached_tokens: int = 0
 

@@ -170,6 +170,7 @@ class _Cluster:
         self._around: Surroundings | None = None
         self._upkeep: Upkeep | None = None
         self._head = HeadId(bytes(16))
+        self._profiler: ClusterProfiler | None = None
         self._report = report
         self._parts = parts
         digests = DigestCache(config.paths.digests)
@@ -222,8 +223,8 @@ class _Cluster:
         layers = self._local.named(config.layers)
         wishes = Wishes(Objective(config.optimize), config.uses_all, layers, Wire(config.wire))
         here, again = machine_hash(opening.machine_of(config.paths)), config.measure == "again"
-        measures = ClusterProfiler(self._head, here, again=again) if config.measure != "never" else None
-        return Planning(wishes, measures, self._report)
+        self._profiler = ClusterProfiler(self._head, here, again=again) if config.measure != "never" else None
+        return Planning(wishes, self._profiler, self._report)
 
     def upkeep(self, head: Head) -> Upkeep:
         upkeep = self._upkeep = self.loop.run(self._make_upkeep(self.controller(), head))
@@ -235,6 +236,7 @@ class _Cluster:
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A status with what is around, and who is left out."""
         status = self._around.complete(status) if self._around is not None else status
+        status = self._profiler.complete(status) if self._profiler is not None else status
         return self._upkeep.complete(status) if self._upkeep is not None else status
 
     def _expected(self) -> int:

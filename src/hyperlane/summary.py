@@ -127,6 +127,23 @@ def nodes_table(status: HeadStatus) -> str:
     return "\n".join([columns([head, *rows]), *reasons, *status.troubles])
 
 
+def paths_table(status: HeadStatus) -> str:
+    """Round trip and bandwidth of what was measured between nodes, the running plan's links first."""
+    head = ("from", "to", "address", "round trip", "bandwidth", "in plan")
+    rows = [
+        (
+            link.source,
+            link.target,
+            str(link.address),
+            f"{link.rtt_us / 1000:.2f} ms",
+            f"{human_bytes(link.bytes_per_s)}/s",
+            "yes" if link.in_plan else "no",
+        )
+        for link in sorted(status.links, key=lambda link: not link.in_plan)
+    ]
+    return columns([head, *rows])
+
+
 def links_line(status: HeadStatus) -> str:
     """Bytes per token on each link of the ring."""
     hops = (f"{source} → {target} {human_bytes(sent)}" for source, target, sent in _links(status))
@@ -157,6 +174,7 @@ def status_text(status: HeadStatus) -> str:
             "",
             speeds_table(status),
             *(["", nodes_table(status)] if status.nodes or status.troubles else []),
+            *(["", paths_table(status)] if status.links else []),
         )
     )
 

@@ -25,6 +25,7 @@ from hyperlane.wire.frame import Hello, Role
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.listener import DataListener
 from hyperlane.wire.peer import NodeRole
+from hyperlane.wire.probe import measure_path
 from hyperlane.wire.ring import TcpRing
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -114,6 +115,26 @@ def test_tls_1_2_is_refused(pair, data_port):
     tls.context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(NotTrusted, match=r"TLS 1\.3"):
         dialled(data_port, tls)
+
+
+def test_only_who_shows_a_certificate_of_the_cluster_measures_a_path(pair, stranger, data_port):
+    assert measure_path(data_port.address, UP.epoch.head, pair.client()).rtt_s > 0
+    for tls, error in ((stranger.client(), NotTrusted), (None, HyperlaneError)):
+        with pytest.raises(error):
+            measure_path(data_port.address, UP.epoch.head, tls)
+    assert data_port.came == [], "a measured path is no link"
+
+
+def test_who_was_removed_measures_no_path(tmp_path):
+    pair = TrustedPair(tmp_path)
+    with closing(DataListener(LOOPBACK, nobody, nobody, tls=pair.server())) as listener:
+        pair.worker.tell_revoked([pair.head.credentials.certificate.peer.serial])
+        with pytest.raises(LinkBroken, match="was removed"):
+            measure_path(listener.address, UP.epoch.head, pair.client())
+
+
+def nobody(*_who: object) -> None:
+    raise AssertionError("a measured path was taken for a link")
 
 
 def test_a_worker_is_dialled_as_exactly_the_node_that_the_plan_names(pair, data_port):

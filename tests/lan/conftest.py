@@ -49,6 +49,7 @@ class Machine:
         variables = {key: value for key, value in os.environ.items() if not key.startswith("HYPERLANE_")}
         # All namespaces are of one system: what tells machines apart must be said.
         self.environ = {**variables, "HYPERLANE_HOME": str(home), "HYPERLANE_PATHS_MACHINE": name or host.name}
+        self.environ["HYPERLANE_SERVE_USE"] = "all"  # however fast one of them alone would be with a tiny model
         self.environ["HYPERLANE_WORKER_THREADS"] = self.environ["HYPERLANE_SERVE_THREADS"] = "1"
 
     def hyperlane(self, *words: str, code: int | None = 0, **environ: str) -> str:

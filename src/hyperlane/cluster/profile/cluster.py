@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
-from hyperlane.cluster.planner.facts import ClusterFacts, DeviceCost, HeadCost, SharedCores, pools_of
+from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, HeadCost, SharedCores, pools_of
 from hyperlane.cluster.profile.head_cost import measure_head
 from hyperlane.cluster.profile.measured import Measured, Node
 from hyperlane.cluster.profile.pairs import machine_of
 from hyperlane.cluster.profile.paths import PathBook
 from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
 from hyperlane.cluster.report import Progress, Report
-from hyperlane.core import HeadId, WorkerFacts
+from hyperlane.core import HeadId, HeadStatus, LinkStatus, WorkerFacts
 from hyperlane.stage.orders import LoadProgress
 
 PROFILE_TIMEOUT_S = 600.0
@@ -33,6 +35,7 @@ class ClusterProfiler:
         self._again = again
         self._measured: set[str] = set()
         self._head_costs: dict[int, HeadCost] = {}
+        self._links: tuple[LinkStatus, ...] = ()
 
     async def measure(self, nodes: Sequence[Node], shape: ProfileShape, report: Report) -> Measured:
         """See `Measures`."""
@@ -47,7 +50,16 @@ class ClusterProfiler:
             pools=pools_of(workers),
             machines=shared_cores(workers),
         )
-        return Measured(facts, routes)
+        measured = Measured(facts, routes)
+        self._links = links_of(measured)
+        return measured
+
+    def complete(self, status: HeadStatus) -> HeadStatus:
+        """A status with what was measured last of the paths. From any thread."""
+        ring = (HEAD, *(stage.worker.name for stage in status.plan.stages), HEAD)
+        linked = set(pairwise(ring))
+        links = (replace(link, in_plan=(link.source, link.target) in linked) for link in self._links)
+        return replace(status, links=tuple(links))
 
     async def _devices(self, nodes: Sequence[Node], shape: ProfileShape, report: Report) -> dict[str, DeviceProfile]:
         """Machines at the same time, workers of one machine one after another."""
@@ -98,6 +110,17 @@ def _device(worker: WorkerFacts, profile: DeviceProfile, shape: ProfileShape) ->
         process_bytes=profile.process_bytes,
         weights_factor=min(LARGEST_FACTOR, max(LEAST_FACTOR, factor)),
     )
+
+
+def links_of(measured: Measured) -> tuple[LinkStatus, ...]:
+    """The paths, each with where it is dialled: the head dials those to it as well."""
+    found = []
+    for path in measured.facts.paths:
+        ends = (HEAD, path.source) if path.target == HEAD else (path.source, path.target)
+        address = measured.address(*ends)
+        if address is not None:
+            found.append(LinkStatus(path.source, path.target, address, path.rtt_s * 1e6, path.bytes_per_s))
+    return tuple(found)
 
 
 def shared_cores(workers: Sequence[WorkerFacts]) -> tuple[SharedCores, ...]:
