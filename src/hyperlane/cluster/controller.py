@@ -214,6 +214,11 @@ class Controller:
         await self._drop_besides({(where, order.key) for where, order in orders})
         return pipeline
 
+    async def clear(self) -> None:
+        """Close the ring and drop every stage; leases and connections stay."""
+        await self._drop_ring()
+        await self._drop_besides(())
+
     def runs(self, pipeline: Pipeline) -> bool:
         """Whether this pipeline is the one that was brought up last, and was not taken down."""
         return self._ring is pipeline.ring

@@ -23,7 +23,7 @@ from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import address_towards
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.core import Address, Plan, WorkerFacts
-from hyperlane.errors import HyperlaneError, NotTrusted, VersionMismatch, WorkerUnreachable
+from hyperlane.errors import HyperlaneError, NotTrusted, VersionMismatch, WorkerBusy, WorkerUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class Planning:
         self._wishes = wishes
         self._measures = measures
         self._report = report
+        self.is_held_up = False
+        """The last measuring failed because a worker that was never measured runs stages."""
         self._partitioner = KnapsackPartitioner(wishes.objective, everyone=wishes.everyone)
 
     async def now(self, wanted: Wanted, nodes: Sequence[Node]) -> Planned:
@@ -118,8 +120,9 @@ class Planning:
     async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
         """A plan that is worth moving to from a running one; None: it goes on.
 
-        Measured, it must pay (`planner.moving`). Without measurements one that has more workers is taken, and one in
-        place of a plan that was mended in a hurry: a worker that runs stages cannot be measured, if it never was.
+        Measured, it must pay (`planner.moving`). Without measurements one with more workers is taken where everyone is
+        to take part, and one in place of a plan that was mended in a hurry. A worker that runs stages cannot be
+        measured, if it never was: then `is_held_up`, and once nothing runs `now` can.
         `nodes`: each with the memory that is free when the running plan is unloaded. Raises as `now`.
         """
         if not nodes:
@@ -128,13 +131,14 @@ class Planning:
         measured = await self._measured(wanted, nodes) if free and len(nodes) > 1 else None
         if measured is None:
             plan = self._linked(self._unmeasured(wanted, nodes))
-            return Planned(plan) if is_mended(running) or len(plan.stages) > len(running.stages) else None
+            is_wider = len(plan.stages) > len(running.stages)
+            wants_wider = self._wishes.everyone or bool(self._wishes.layers) or self._measures is None
+            return Planned(plan) if is_mended(running) or (is_wider and wants_wider) else None
         rates = {node.facts.name: LOAD_BYTES_PER_S for node in nodes}
         replanning = self._partitioner.replan(running, measured.facts, wanted.workload, rates)
         log.info("another plan would have %s", replanning.verdict.why)
-        if not replanning.verdict.is_worth:
-            return None
-        return Planned(self._linked(replanning.choice.plan, measured), measured)
+        better = Planned(self._linked(replanning.choice.plan, measured), measured)
+        return better if replanning.verdict.is_worth else None
 
     def _unmeasured(self, wanted: Wanted, nodes: Sequence[Node]) -> Plan:
         workload, workers = wanted.workload, [node.facts for node in nodes]
@@ -149,11 +153,13 @@ class Planning:
         """None, and a warning, where measuring fails for another reason than that a worker is not there."""
         if self._measures is None:
             return None
+        self.is_held_up = False
         try:
             return await self._measures.measure(nodes, wanted.shape, self._report)
         except (WorkerUnreachable, VersionMismatch, NotTrusted):
             raise
         except HyperlaneError as error:
+            self.is_held_up = isinstance(error, WorkerBusy)
             log.warning("layers are placed in proportion to free memory, because measuring failed: %s", error)
             self._report(Progress("head", "placing layers by free memory: measuring failed"))
             return None

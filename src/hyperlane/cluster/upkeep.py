@@ -49,6 +49,10 @@ class Served(Protocol):
         """Let the running pipeline go; with a verdict it counts as lost."""
         ...
 
+    def idle(self) -> bool:
+        """Whether no request waits or runs."""
+        ...
+
     def prove(self) -> None:
         """Send a token through it, if no request does."""
         ...
@@ -93,7 +97,7 @@ class Upkeep:
         self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
         self._breakers = Breakers()
         self._generation = 0
-        self._is_somebody_away = False
+        self._looks_again = False
         self._running: Pipeline | None = None
         self._task: asyncio.Task[None] | None = None
         self._revival: asyncio.Task[None] | None = None
@@ -169,7 +173,7 @@ class Upkeep:
 
     async def _next(self) -> _Lost | _Changed:
         """The next event; it is time for one as well to look for workers that are away, and to try one again."""
-        pauses = [self._breakers.next_half_open_s(self._clock()), LOOK_AGAIN_S if self._is_somebody_away else None]
+        pauses = [self._breakers.next_half_open_s(self._clock()), LOOK_AGAIN_S if self._looks_again else None]
         with suppress(TimeoutError):
             async with asyncio.timeout(min((pause for pause in pauses if pause is not None), default=None)):
                 return await self._events.get()
@@ -177,7 +181,7 @@ class Upkeep:
 
     async def _look(self) -> Attendance:
         seen = await self._controller.look()
-        self._is_somebody_away = bool(seen.missing)
+        self._looks_again = bool(seen.missing)
         return seen
 
     async def _settle(self) -> None:
@@ -332,8 +336,24 @@ class Upkeep:
         if not self._replans:
             return None
         with suppress(DoesNotFit):
-            return await self._planning.better(self._ask.wanted, usable, running.plan)
+            planned = await self._planning.better(self._ask.wanted, usable, running.plan)
+            if planned is None and self._planning.is_held_up:
+                await self._measure_in_quiet(usable)
+            return planned
         return None
+
+    async def _measure_in_quiet(self, nodes: Sequence[Node]) -> None:
+        """Somebody was never measured, and cannot be beside stages: while nobody asks for anything they go."""
+        self._looks_again = True
+        if not self._head.idle():
+            return
+        log.info("nobody waits: workers are measured that never were")
+        await self._let_go()
+        try:
+            await self._controller.clear()
+            await self._serve(await self._change(await self._planning.now(self._ask.wanted, nodes)))
+        except HyperlaneError as error:
+            await self._recover(error)
 
     async def _let_go(self) -> None:
         self._generation += 1

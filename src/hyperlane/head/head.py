@@ -271,6 +271,10 @@ class Head:
         with suppress(Overloaded, PipelineLost):  # requests prove it as well; a loss is told to `on_lost`
             self._submit(PROBE, is_probe=True)
 
+    def idle(self) -> bool:
+        """Whether no request waits or runs."""
+        return self._intake.accepted == 0
+
     # --- what it knows -----------------------------------------------------------------------------------------
 
     @property

@@ -127,19 +127,35 @@ def test_an_outlook_where_nothing_fits_says_what_would():
         plan(Measuring(facts), facts)
 
 
-@pytest.mark.parametrize("error", [None, WorkerBusy("it runs stages and was never measured")])
-def test_a_better_plan_is_moved_to_measured_or_with_more_workers(error):
+BUSY = WorkerBusy("it runs stages and was never measured")
+
+
+def better(planning, facts, running):
+    return asyncio.run(planning.better(WANTED, nodes_of(facts), running))
+
+
+@pytest.mark.parametrize(("error", "wishes"), [(None, FREE), (BUSY, Wishes(everyone=True))])
+def test_a_better_plan_is_moved_to_measured_or_with_more_workers_where_all_were_asked_for(error, wishes):
     facts = made_up_cluster([FAST, FAST, SLOW])
     running = plan(None, facts, Wishes(layers=("n2=0:8",))).plan
-    found = asyncio.run(Planning(FREE, Measuring(facts, error)).better(WANTED, nodes_of(facts), running))
+    planning = Planning(wishes, Measuring(facts, error))
+    found = better(planning, facts, running)
     assert found is not None
     if error is None:
         assert found.plan.stages[0].worker.name != "n2"
         assert found.plan.prediction is not None
     else:
         assert len(found.plan.stages) == 3
-    same = asyncio.run(Planning(FREE, Measuring(facts, error)).better(WANTED, nodes_of(facts), found.plan))
-    assert same is None
+    assert better(planning, facts, found.plan) is None
+
+
+def test_where_the_best_are_to_be_taken_nobody_moves_unmeasured_but_says_what_holds_measuring_up():
+    facts = made_up_cluster([FAST, FAST, SLOW])
+    running = plan(None, facts, Wishes(layers=("n2=0:8",))).plan
+    planning = Planning(FREE, Measuring(facts, BUSY))
+    assert better(planning, facts, running) is None
+    assert planning.is_held_up
+    assert better(Planning(FREE, Measuring(facts)), facts, running) is not None
 
 
 def test_nobody_makes_no_plan_better():
