@@ -43,18 +43,19 @@ class Row:
 
 
 def rows(models: Path) -> list[Row]:
-    """The catalogue, whether here or not, then what else is here."""
-    return [_of_entry(entry, models) for entry in CATALOGUE] + [_of_kept(kept) for kept in Shelf(models).kept()]
+    """The catalogue, whether here or not, then what else is here, and downloads that were given up."""
+    shelf = Shelf(models)
+    return [_of_entry(entry, models) for entry in CATALOGUE] + [_of_kept(k) for k in shelf.kept() + shelf.unfinished()]
 
 
 def find(name: str, models: Path) -> list[Row]:
-    """The models here that a name means: several, where a repository's file has changed and older ones are kept.
+    """What is here that a name means, unfinished downloads included: also older versions of a repository's file.
 
     Raises:
         UnknownModel: none is here, or it is a file that was not downloaded by Hyperlane.
 
     """
-    here = [row for row in rows(models) if row.installed]
+    here = [row for row in rows(models) if row.installed or row.source != "catalogue"]
     exact = [row for row in here if name.lower() == row.name.lower()]
     if exact:
         return exact
@@ -75,9 +76,10 @@ def remove(row: Row, models: Path) -> None:
         TransferError: its files cannot be removed.
 
     """
-    kept = next((kept for kept in Shelf(models).kept() if kept.path == row.path), None)
+    shelf = Shelf(models)
+    kept = next((kept for kept in shelf.kept() + shelf.unfinished() if kept.path == row.path), None)
     if kept is not None:
-        Shelf(models).remove(kept)
+        shelf.remove(kept)
         return
     try:
         row.path.unlink()
@@ -100,7 +102,8 @@ def _of_entry(entry: CatalogueEntry, models: Path) -> Row:
 def _of_kept(kept: Kept) -> Row:
     papers = kept.papers
     source = papers.origin if "://" in papers.origin else f"hf.co/{papers.origin}"
-    return Row(kept.reference, "", kept.nbytes, papers.licence, True, kept.path, source, papers.commit)
+    about = "" if kept.whole else f"unfinished: `hyperlane pull {kept.reference}` goes on, `rm` gives it up"
+    return Row(kept.reference, about, kept.nbytes, papers.licence, kept.whole, kept.path, source, papers.commit)
 
 
 def _means(reference: Reference, row: Row) -> bool:

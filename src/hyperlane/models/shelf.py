@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 PAPERS = ".hyperlane.json"
 """In a model's folder, written last: where it is from, and its files. A folder without it is not whole."""
 
+UNFINISHED = ".unfinished.json"
+"""The same, written first: a folder that has it was given up, and the next download goes on there."""
+
 _HUB, _URL = "hub", "url"
 _UNSAFE = re.compile(r'[\\/:*?"<>|\x00-\x1f]')
 
@@ -53,18 +56,19 @@ class Papers:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A model that is here, whole. `path`: what to open, a file or a checkpoint's folder."""
+    """A model that is here. `path`: what to open, a file or a checkpoint's folder. `whole` False: as far as it came."""
 
     papers: Papers
     folder: Path
     path: Path
+    whole: bool = True
 
     @property
     def reference(self) -> str:
         """What to write for it."""
         if "://" in self.papers.origin:
             return self.papers.origin
-        pick = "" if self.path == self.folder else self.papers.files[0].path
+        pick = "" if self.papers.is_checkpoint else self.papers.files[0].path
         return str(HubReference(self.papers.origin, pick=pick))
 
     @property
@@ -77,8 +81,10 @@ class Kept:
 
     @property
     def nbytes(self) -> int:
-        """Of all its files."""
-        return sum(file.nbytes for file in self.papers.files)
+        """Of all its files, or of what has come of them."""
+        if self.whole:
+            return sum(file.nbytes for file in self.papers.files)
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +139,10 @@ class Shelf:
             return found.path
         folder = self._folder(found)
         papers = found.papers
-        if not (folder / PAPERS).exists():
+        if not _is_whole(papers, folder):
             papers = self._download(found, folder, progress or (lambda _done, _total: None))
         self._write(papers, folder)
+        (folder / UNFINISHED).unlink(missing_ok=True)
         return _to_open(found.papers, folder)
 
     def locate(self, reference: HubReference | UrlReference) -> Path | RemoteModel:
@@ -144,7 +151,7 @@ class Shelf:
         if isinstance(found, Kept):
             return found.path
         folder = self._folder(found)
-        if (folder / PAPERS).exists():
+        if _is_whole(found.papers, folder):
             return _to_open(found.papers, folder)
         name = found.papers.files[0].name if not found.papers.is_checkpoint else found.papers.origin.rsplit("/", 1)[-1]
         return RemoteModel(
@@ -156,8 +163,12 @@ class Shelf:
         )
 
     def kept(self) -> list[Kept]:
-        """What is here, by origin."""
+        """What is here whole, by origin."""
         return sorted(self._kept(), key=lambda kept: (kept.papers.origin, kept.reference))
+
+    def unfinished(self) -> list[Kept]:
+        """Downloads that were given up, or go on just now in another process."""
+        return [replace(kept, whole=False) for kept in self._kept(UNFINISHED)]
 
     def remove(self, kept: Kept) -> None:
         """Remove a model's folder, and those above that are empty then.
@@ -167,7 +178,7 @@ class Shelf:
 
         """
         try:
-            (kept.folder / PAPERS).unlink()  # first: what is left after an error is no whole model
+            (kept.folder / PAPERS).unlink(missing_ok=True)  # first: what is left after an error is no whole model
             shutil.rmtree(kept.folder)
             for parent in kept.folder.parents:
                 if parent == self._models or any(parent.iterdir()):
@@ -221,8 +232,9 @@ class Shelf:
             return self._models / _URL / found.key
         return self._models / _HUB / found.papers.origin / found.key
 
-    def _kept(self) -> Iterator[Kept]:
-        for place in [*self._models.glob(f"{_HUB}/*/*/*/{PAPERS}"), *self._models.glob(f"{_URL}/*/{PAPERS}")]:
+    def _kept(self, papers_name: str = PAPERS) -> Iterator[Kept]:
+        folders = f"{_HUB}/*/*/*/{papers_name}", f"{_URL}/*/{papers_name}"
+        for place in [found for pattern in folders for found in self._models.glob(pattern)]:
             try:
                 said = json.loads(place.read_text(encoding="utf-8"))
                 files = tuple(HubFile(**file) for file in said.pop("files"))
@@ -231,7 +243,7 @@ class Shelf:
                 log.warning("%s cannot be read; what is beside it is passed over: %s", place, error)
                 continue
             folder = place.parent
-            if all((folder / _local(file, papers)).is_file() for file in files):
+            if papers_name == UNFINISHED or _is_whole(papers, folder):
                 yield Kept(papers, folder, _to_open(papers, folder))
 
     def _download(self, found: _Found, folder: Path, progress: Progress) -> Papers:
@@ -243,6 +255,7 @@ class Shelf:
         except OSError as error:
             raise TransferError(f"{found.papers.origin} cannot be stored in {folder}: {error}") from error
         check_space(folder, total - min(here, total))
+        self._write(found.papers, folder, UNFINISHED)
         for file, wanted in zip(found.papers.files, found.wanted, strict=True):
             target = folder / _local(file, found.papers)
             digest = bring_file(wanted, target, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]
@@ -252,9 +265,9 @@ class Shelf:
                 self._digests.save(FileState.of(target, target.stat()), {WHOLE: digest}, settled=True)
         return replace(found.papers, files=tuple(files))
 
-    def _write(self, papers: Papers, folder: Path) -> None:
+    def _write(self, papers: Papers, folder: Path, name: str = PAPERS) -> None:
         """The papers, with the revisions and hashes that were known before."""
-        place = folder / PAPERS
+        place = folder / name
         try:
             known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else asdict(papers)
             said = asdict(papers) | {"revisions": sorted({*known["revisions"], *papers.revisions})}
@@ -278,6 +291,10 @@ def _look_at(reference: UrlReference) -> _Found:
     remote = look_at(reference.url)
     papers = Papers(reference.url, "", (), (HubFile(reference.name, remote.size),))
     return _Found(papers, (Wanted(remote),))
+
+
+def _is_whole(papers: Papers, folder: Path) -> bool:
+    return (folder / PAPERS).exists() and all((folder / _local(file, papers)).is_file() for file in papers.files)
 
 
 def _is_of(papers: Papers, reference: HubReference) -> bool:

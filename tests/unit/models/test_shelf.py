@@ -353,6 +353,28 @@ def test_a_file_that_was_not_downloaded_is_never_removed(models, tmp_path):
     assert mine.read_bytes() == LARGE
 
 
+def test_a_download_that_was_given_up_is_listed_as_such_and_removed_by_its_name(hub, repository, shelf, models):
+    break_off(hub, -600_000, 404)
+    with pytest.raises(TransferError):
+        shelf.bring(Q4)
+    (row,) = [row for row in rows(models) if row.source != "catalogue"]
+    assert not row.installed
+    assert 600_000 <= row.nbytes < 601_000
+    assert "unfinished" in row.about
+    assert find("owner/repo:Q4_0", models) == [row]
+    remove(row, models)
+    assert list(models.iterdir()) == []
+
+
+def test_a_file_that_somebody_removed_is_brought_again(hub, repository, shelf, models):
+    path = shelf.bring(Q4)
+    path.unlink()
+    assert shelf.kept() == []
+    assert isinstance(shelf.locate(Q4), RemoteModel)
+    assert shelf.bring(Q4).read_bytes() == LARGE
+    assert [row.installed for row in rows(models) if row.source != "catalogue"] == [True]
+
+
 def test_papers_that_cannot_be_read_are_passed_over(hub, repository, shelf, models, caplog):
     shelf.bring(Q4)
     (place,) = models.rglob(PAPERS)
