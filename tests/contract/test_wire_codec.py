@@ -74,16 +74,14 @@ def test_any_bytes_are_unpacked_as_the_format_is_written(precision):
     """What no graph would write does no harm."""
     rng = np.random.default_rng(1)
     octets = rng.integers(0, 256, (1, 64, BLOCK_BYTES[precision]), np.uint8)
-    octets[..., 0] = rng.integers(80, 110, (1, 64))
-    if precision is Precision.INT4:
-        octets[..., 2] %= 64
+    octets[..., 0] = rng.integers(80, 130, (1, 64))
     found = unpack(octets, precision)[0]
     for token, data in zip(found, octets[0], strict=True):
         plain = unpack_block(data.tobytes(), precision)
         np.testing.assert_allclose(token, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [(Precision.INT8, 0.01), (Precision.INT4, 0.16)])
+@pytest.mark.parametrize(("precision", "tolerance"), [(Precision.INT8, 0.01), (Precision.INT4, 0.14)])
 def test_a_block_comes_back_within_the_stated_part_of_its_norm(precision, tolerance):
     """At int4 of the norm of all but the block's largest value."""
     values = activations(200, seed=2)
@@ -97,7 +95,7 @@ def test_a_block_comes_back_within_the_stated_part_of_its_norm(precision, tolera
 
 
 @pytest.mark.parametrize("precision", PACKED)
-@pytest.mark.parametrize("size", [1e-4, 1.0, 1e6, 1e9])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3, 1e5])
 def test_scales_cover_small_and_large_streams(precision, size):
     values = activations(4) * np.float32(size)
     back = unpack(pack(values, precision), precision)

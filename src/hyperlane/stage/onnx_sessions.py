@@ -98,6 +98,7 @@ def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[st
         "user_compute_stream": str(memory.stream),
         "enable_cuda_graph": "1" if options.capture else "0",
         "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",  # a packed link's bytes are sums of whole numbers of up to 22 bits
     }
     return [(row.ort_name, settings), "CPUExecutionProvider"]
 

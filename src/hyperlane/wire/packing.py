@@ -15,11 +15,11 @@ BLOCK_BYTES = {Precision.INT8: 65, Precision.INT4: 38}
 """Bytes of a block; its first is the scale's code."""
 
 NOT_FINITE = 255
-"""The scale's code of a block that holds a value which is not finite, or beyond what scales cover (some 10¹²)."""
+"""The scale's code of a block that holds a value which is not finite, or beyond what scales cover."""
 
-INT4_LEVELS = 20
-INT4_TRIPLES = 21
-"""Three values of `INT4_LEVELS` levels are a number of 13 bits; the block's last value stands alone."""
+INT4_LEVELS = 21
+INT4_HELD = 5
+"""Five values of `INT4_LEVELS` levels are a number of 22 bits; the block's last four one of 18."""
 
 
 def packs(hidden: int) -> bool:
