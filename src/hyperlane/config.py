@@ -83,6 +83,11 @@ class Paths:
         """Weights in the engine's ready form."""
         return self.cache / "ready"
 
+    @property
+    def tensors(self) -> Path:
+        """Tensors that came from other machines, as their model's file has them."""
+        return self.cache / "tensors"
+
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig(_Checked):
@@ -253,6 +258,21 @@ class DiscoveryConfig(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig(_Checked):
+    """What a machine keeps of weights."""
+
+    section: ClassVar[str] = "cache"
+
+    limit: int | None = _setting(
+        None,
+        values.size,
+        "bytes that weights may take in the cache when they are not in use; unset: what `hyperlane cache limit` set, "
+        "else all but a tenth of the disk",
+    )
+    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig(_Checked):
     """What the HTTP edge needs."""
 
@@ -277,8 +297,8 @@ class ApiConfig(_Checked):
     max_body: int = _setting(8 << 20, values.size, "bytes that a request's body may have")
 
 
-Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, JoinConfig, DiscoveryConfig, ApiConfig)
-_ROLES = (Paths, ServeConfig, WorkerConfig, JoinConfig, DiscoveryConfig, ApiConfig)
+Role = TypeVar("Role", Paths, ServeConfig, WorkerConfig, JoinConfig, DiscoveryConfig, CacheConfig, ApiConfig)
+_ROLES = (Paths, ServeConfig, WorkerConfig, JoinConfig, DiscoveryConfig, CacheConfig, ApiConfig)
 
 
 def meaning_of(role: type[ServeConfig | WorkerConfig | JoinConfig | ApiConfig], name: str) -> str:

@@ -23,6 +23,7 @@ from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.discovery.machine_hash import machine_hash
 from hyperlane.cluster.engine_room import EngineRoom, onnx_room
 from hyperlane.cluster.identity import HeadIdentity
+from hyperlane.cluster.layers.share import Sharing
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planning import Outlook, Planning, Wishes
@@ -34,9 +35,9 @@ from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.opening import OpenDoor
 from hyperlane.cluster.upkeep import Upkeep
 from hyperlane.cluster.wanted import Use, context_of, wanted
-from hyperlane.cluster.weights import holds_model, open_weights
+from hyperlane.cluster.weights import WeightRoom, engine_loader, holds_model
 from hyperlane.cluster.worker import WorkerSetup, listen_address
-from hyperlane.config import DiscoveryConfig, ServeConfig, WorkerConfig, usable_cores
+from hyperlane.config import CacheConfig, DiscoveryConfig, ServeConfig, WorkerConfig, load, usable_cores
 from hyperlane.core import Address, HeadId, HeadStatus, Plan
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
@@ -47,9 +48,9 @@ from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.resolve import Library, name_of, resolve
 from hyperlane.models.source import ModelFiles, facts_of, open_model, tokenizer_of
-from hyperlane.stage.engine import Engine
 from hyperlane.stage.lease import LEASE_S
-from hyperlane.stage.orders import LoadOrder, LoadProgress
+from hyperlane.store.cache import Cache
+from hyperlane.store.tensor_store import TensorStore
 
 __all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
 
@@ -196,6 +197,7 @@ class _Cluster:
         return Ask(
             wanted=wanted(self.facts, self.file, cost, use),
             file=self.path,
+            places=self.file,
             step_tokens=config.step_tokens,
             connect_timeout_s=config.connect_timeout_s,
             load_timeout_s=config.load_timeout_s,
@@ -324,22 +326,21 @@ def run_worker(
     digests = DigestCache(config.paths.cache / "digests")
     threads, identity = config.threads or usable_cores(), finding.identity_of(config.paths, trust)
 
-    def load_engine(order: LoadOrder, progress: Callable[[LoadProgress], None]) -> Engine:
-        with open_weights(order, digests, progress, trust) as source:
-            return chosen.build(order.spec, source, progress)
-
+    cache = Cache(config.paths.cache, load(CacheConfig, paths=config.paths).limit)
+    weights = WeightRoom(digests, TensorStore(config.paths.tensors), cache, trust)
     setup = WorkerSetup(
         listen=listen,
         announce=config.announce,
         threads=threads,
         memory_limit=config.memory,
         device=chosen.device,
-        load_engine=load_engine,
+        load_engine=engine_loader(weights, chosen.build),
         holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
         lease_s=lease_s,
         trust=trust,
         drain_s=config.drain_s,
         identity=identity,
+        sharing=Sharing(config.paths.tensors, config.paths.state / "logs", trust.folder if trust else None),
         beacon=None if discovery is None or config.announce else finding.beacon(discovery, listen, trust),
         profiler=chosen.profiler(threads, identity.machine, config.paths.cache / "profiles"),
     )

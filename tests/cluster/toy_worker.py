@@ -18,6 +18,7 @@ from hyperlane.cluster import machine
 from hyperlane.cluster.weights import stage_tensors
 from hyperlane.cluster.worker import DeviceFacts
 from hyperlane.core import ElementType
+from hyperlane.models.weights import ExpectingSource
 from hyperlane.stage.orders import LoadProgress
 from hyperlane.testing.fake_engine import FakeCost, FakeEngine
 
@@ -32,6 +33,8 @@ def build(spec, source, progress):
         progress(LoadProgress("hanging"))
         time.sleep(0.02)
     digest = hashlib.sha256()
+    if isinstance(source, ExpectingSource):
+        source.expect(stage_tensors(spec))
     for name in stage_tensors(spec):
         digest.update(source.read(name).data)
         progress(LoadProgress("reading"))

@@ -10,17 +10,21 @@ import grpc.aio
 import pytest
 
 from hyperlane.cluster import rpc
+from hyperlane.cluster.layers.dispatch import SourceKind
+from hyperlane.cluster.layers.server import TensorService, start_server
+from hyperlane.cluster.layers.sources import ServerSource
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import WorkerStub
-from hyperlane.cluster.remote_source import RemoteSource
-from hyperlane.cluster.tensor_server import TensorService, start_server
 from hyperlane.cluster.trust import grpc_tls, preflight
+from hyperlane.cluster.trust.folder_trust import FolderTrust
+from hyperlane.cluster.trust.worker_trust import WorkerTrust
 from hyperlane.cluster.worker_client import WorkerClient
 from hyperlane.cluster.worker_server import WorkerFace, WorkerServer
-from hyperlane.core import Address
+from hyperlane.core import Address, NodeId
 from hyperlane.errors import NotTrusted, TransferError, WorkerUnreachable
 from hyperlane.stage.host import StageHost
 from hyperlane.stage.orders import LinkPeers, LoadOrder, WeightSources
+from hyperlane.store.pieces import Piece
 from hyperlane.testing.fake_engine import FakeEngine
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 from hyperlane.testing.trust import TrustedPair
@@ -203,34 +207,69 @@ async def test_a_worker_of_another_machine_is_never_spoken_to_without_certificat
 # --- tensors -----------------------------------------------------------------------------------------------------
 
 
-class NoTensors:
-    def names(self):
-        return ()
-
-    def info(self, name):
-        return None
+MODEL = "f0" * 32
 
 
-async def test_tensors_are_served_to_members_by_the_head_alone(pair, stranger):
-    server, address = await start_server(TensorService(NoTensors(), "f" * 64, "token"), LOOPBACK, pair.head)
+class OneTensor:
+    def names(self, fingerprint):
+        return ("t",)
+
+    def tensor(self, fingerprint, name):
+        return memoryview(b"bytes")
+
+
+@asynccontextmanager
+async def tensors(trust, token=""):
+    server, address = await start_server(TensorService(OneTensor(), token), LOOPBACK, trust)
     try:
+        yield address
+    finally:
+        await server.stop(0)
 
-        def fetch(trust, token="token"):
-            with RemoteSource(address, token, "f" * 64, trust) as source:
-                return source.names()
 
-        assert await asyncio.to_thread(fetch, pair.worker) == ()
+def fetch(address, trust, role, node=None, token=""):
+    channel = grpc_tls.open_channel(address, trust, role, node)
+    kind = SourceKind.HEAD if role is NodeRole.HEAD else SourceKind.PEER
+    source = ServerSource(kind, address, channel, MODEL, token)
+    try:
+        return bytes(source.fetch(Piece("t", 0, 0, 5)))
+    finally:
+        source.close()
+
+
+async def test_the_head_serves_tensors_to_members_with_its_token_alone(pair, stranger):
+    async with tensors(pair.head, "token") as address:
+        assert await asyncio.to_thread(fetch, address, pair.worker, NodeRole.HEAD, None, "token") == b"bytes"
         with pytest.raises(TransferError, match="another head"):
-            await asyncio.to_thread(fetch, pair.worker, "wrong")
-    finally:
-        await server.stop(0)
+            await asyncio.to_thread(fetch, address, pair.worker, NodeRole.HEAD, None, "wrong")
+        for trust in (stranger.worker, None):
+            with pytest.raises(TransferError):
+                await asyncio.to_thread(fetch, address, trust, NodeRole.HEAD, None, "token")
 
 
-async def test_a_worker_takes_no_tensors_from_another_worker(pair, monkeypatch):
-    monkeypatch.setattr("hyperlane.cluster.remote_source.TRIES", 1)
-    server, address = await start_server(TensorService(NoTensors(), "f" * 64, "token"), LOOPBACK, pair.worker)
-    try:
+async def test_a_worker_serves_tensors_to_another_worker_that_knows_whom_it_asks(pair, stranger, tmp_path):
+    other = WorkerTrust(tmp_path, pair.credentials(NodeRole.WORKER, tmp_path, b"o" * 16), ())
+    async with tensors(FolderTrust(pair.folder / "worker")) as address:
+        mine = pair.worker.credentials.name.node
+        assert await asyncio.to_thread(fetch, address, other, NodeRole.WORKER, mine) == b"bytes"
         with pytest.raises(TransferError):
-            await asyncio.to_thread(RemoteSource, address, "token", "f" * 64, pair.worker)
-    finally:
-        await server.stop(0)
+            await asyncio.to_thread(fetch, address, other, NodeRole.WORKER, NodeId(b"n" * 16))
+        for trust in (stranger.worker, None):
+            with pytest.raises(TransferError):
+                await asyncio.to_thread(fetch, address, trust, NodeRole.WORKER, mine)
+
+
+async def test_a_worker_that_was_removed_is_served_no_tensors_from_the_moment_its_peer_is_told(pair, tmp_path):
+    removed = WorkerTrust(tmp_path / "w", pair.credentials(NodeRole.WORKER, tmp_path / "w", b"r" * 16), ())
+    shared = WorkerTrust(tmp_path / "s", pair.credentials(NodeRole.WORKER, tmp_path / "s", b"s" * 16), ())
+    async with tensors(FolderTrust(tmp_path / "s")) as address:
+        assert await asyncio.to_thread(fetch, address, removed, NodeRole.WORKER, NodeId(b"s" * 16)) == b"bytes"
+        shared.tell_revoked([removed.credentials.certificate.peer.serial])
+        with pytest.raises(TransferError, match="removed from the cluster"):
+            await asyncio.to_thread(fetch, address, removed, NodeRole.WORKER, NodeId(b"s" * 16))
+
+
+async def test_a_tensor_server_of_a_worker_is_not_taken_for_the_heads(pair):
+    async with tensors(pair.worker) as address:
+        with pytest.raises(TransferError):
+            await asyncio.to_thread(fetch, address, pair.worker, NodeRole.HEAD)

@@ -29,6 +29,7 @@ from hyperlane.cluster.wanted import Wanted
 from hyperlane.cluster.worker_client import Loaded, WorkerClient
 from hyperlane.core import Address, Epoch, Plan
 from hyperlane.errors import HyperlaneError, LoadFailed, WorkerBusy, WorkerUnreachable
+from hyperlane.models.ranges import TensorPlaces
 from hyperlane.stage.orders import LoadOrder, LoadProgress, StageKey, WeightSources
 from hyperlane.stage.terms import hello_to
 from hyperlane.wire.frame import Role
@@ -46,10 +47,14 @@ PROBES = 2
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to run: `wanted` is what a plan is made for. `file`: the model's own."""
+    """What to run: `wanted` is what a plan is made for.
+
+    `file`: the model's own, None when it is not here; `places`: where its tensors lie.
+    """
 
     wanted: Wanted
-    file: Path
+    file: Path | None
+    places: TensorPlaces
     step_tokens: int
     connect_timeout_s: float = 10.0
     load_timeout_s: float = 600.0
@@ -265,11 +270,14 @@ class Controller:
         """Load stages, all at once, by index. The leases of the whole plan's workers are kept meanwhile."""
         if not orders:
             return {}
-        supply = WeightSupply(ask.file.resolve(), self._logs, self._trust.folder if self._trust else None)
+        supply = self._supply(ask, plan)
         everyone = {stage.worker.control: self._clients[stage.worker.control] for stage in plan.stages}
         watched = [Watched(client, None) for client in everyone.values()]
         beating = Heartbeat(self._identity.head, watched, self._lost_while_loading)
         try:
+            if any(order.held is None for _, order in orders):
+                loading = {self._clients[where] for where, order in orders if order.held is None}
+                await supply.look_around(loading, self._clients.values(), ask.load_timeout_s)
             loaded = await self._together(self._load_stage(ask, supply, where, order) for where, order in orders)
         finally:
             await beating.close()
@@ -280,7 +288,8 @@ class Controller:
         client = self._clients[where]
         try:
             if order.held is None:
-                order = replace(order, weights=await self._sources(ask, supply, client, order))
+                weights = await supply.sources(client, order.spec, encrypted=order.peers is not None)
+                order = replace(order, weights=weights)
             loaded = await client.load(order, self._reporter(client), ask.load_timeout_s)
         except HyperlaneError:
             self.blamed.add(where)
@@ -289,10 +298,9 @@ class Controller:
         self._report(Progress(client.name, f"layers {order.spec.layers} are ready", 1, 1))
         return loaded
 
-    async def _sources(self, ask: Ask, supply: WeightSupply, client: WorkerClient, order: LoadOrder) -> WeightSources:
-        # Asked with the patience of a load: a worker may have to hash its copy of the file first.
-        asked = await client.describe(order.spec.model.fingerprint, str(supply.file), ask.load_timeout_s)
-        return await supply.sources(client.address, holds_model=asked.holds_model, encrypted=order.peers is not None)
+    def _supply(self, ask: Ask, plan: Plan) -> WeightSupply:
+        file, trust = ask.file.resolve() if ask.file else None, self._trust.folder if self._trust else None
+        return WeightSupply(file, ask.places, plan.model.fingerprint, self._logs, trust)
 
     async def _link(
         self,
@@ -327,7 +335,8 @@ class Controller:
 
     def _reporter(self, client: WorkerClient) -> Callable[[LoadProgress], None]:
         def tell(progress: LoadProgress) -> None:
-            self._report(Progress(client.name, progress.phase, progress.done, progress.total))
+            done, total, rate = progress.done, progress.total, progress.rate
+            self._report(Progress(client.name, progress.phase, done, total, rate, progress.sources))
 
         return tell
 

@@ -10,6 +10,8 @@ from dataclasses import fields
 from typing import TypeVar
 
 from hyperlane import __version__
+from hyperlane.cluster import weight_messages
+from hyperlane.cluster.address_messages import address_from, node_from
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.core import (
     Address,
@@ -26,15 +28,13 @@ from hyperlane.core import (
     WorkerFacts,
 )
 from hyperlane.errors import ProtocolError, VersionMismatch
-from hyperlane.models.weights import TensorInfo
-from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey, WeightSources
+from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.stage import StageHealth, StageState
 
 CONTROL_PROTOCOL = 2
 """Raised whenever a message changes its meaning. Data links carry a number of their own."""
 
 HEAD_ID_BYTES = 16
-NODE_ID_BYTES = 16
 SERIAL_BYTES = 20
 MAX_VERSION = 32
 MAX_HOSTS = 16
@@ -103,25 +103,6 @@ def epoch_to(epoch: Epoch) -> pb.Epoch:
 def epoch_from(message: pb.Epoch) -> Epoch:
     """As it came."""
     return Epoch(head_from(message.head), message.counter)
-
-
-def address_to(address: Address) -> pb.Address:
-    """For a request."""
-    return pb.Address(host=address.host, port=address.port)
-
-
-def address_from(message: pb.Address) -> Address:
-    """As it came."""
-    if not message.host or not 0 < message.port < 1 << 16:
-        raise ProtocolError(f"'{message.host}:{message.port}' is no address")
-    return Address(message.host, message.port)
-
-
-def node_from(data: bytes) -> NodeId | None:
-    """A node's id as it came; None when none was named."""
-    if len(data) not in (0, NODE_ID_BYTES):
-        raise ProtocolError(f"a node's id has {NODE_ID_BYTES} bytes, not {len(data)}")
-    return NodeId(data) if data else None
 
 
 def revoked_to(serials: Iterable[int]) -> pb.Revocations:
@@ -230,7 +211,7 @@ def spec_from(message: pb.StageSpec) -> StageSpec:
 # --- the calls -----------------------------------------------------------------------------------------------
 
 
-def describe_to(worker: WorkerFacts, *, holds_model: bool) -> pb.DescribeResponse:
+def describe_to(worker: WorkerFacts, *, holds_model: bool, share_port: int = 0) -> pb.DescribeResponse:
     """A worker's answer. Its addresses are the caller's to fill in: it cannot know by which of them it is reached."""
     return pb.DescribeResponse(
         version=own_version(),
@@ -250,6 +231,7 @@ def describe_to(worker: WorkerFacts, *, holds_model: bool) -> pb.DescribeRespons
         cluster=worker.cluster,
         hosts=worker.hosts,
         cores=worker.cores,
+        share_port=share_port,
     )
 
 
@@ -279,13 +261,10 @@ def describe_from(message: pb.DescribeResponse, control: Address) -> WorkerFacts
 
 def load_to(order: LoadOrder, revoked: Iterable[int] = ()) -> pb.LoadRequest:
     """For a request. `revoked`: serial numbers of certificates that were taken back."""
-    server = address_to(order.weights.server) if order.weights.server else None
     return pb.LoadRequest(
         version=own_version(),
         spec=spec_to(order.spec),
-        weights=pb.WeightSources(
-            path_hint=order.weights.path_hint, tensor_server=server, tensor_token=order.weights.token
-        ),
+        weights=weight_messages.sources_to(order.weights),
         weight_bytes=order.weight_bytes,
         kv_bytes=order.kv_bytes,
         workspace_bytes=order.workspace_bytes,
@@ -297,9 +276,7 @@ def load_to(order: LoadOrder, revoked: Iterable[int] = ()) -> pb.LoadRequest:
 
 def load_from(message: pb.LoadRequest, head: NodeId | None = None) -> LoadOrder:
     """As it came. `head`: the node that the caller's certificate names; None on a plain connection."""
-    weights = message.weights
-    server = address_from(weights.tensor_server) if weights.HasField("tensor_server") else None
-    sources = WeightSources(weights.path_hint, server, weights.tensor_token)
+    sources = weight_messages.sources_from(message.weights)
     spec = spec_from(message.spec)
     peers = LinkPeers(head, node_from(message.node_before)) if head is not None else None
     held = _stage_from(message.held, spec.epoch.head) if message.HasField("held") else None
@@ -308,7 +285,12 @@ def load_from(message: pb.LoadRequest, head: NodeId | None = None) -> LoadOrder:
 
 def progress_to(progress: LoadProgress) -> pb.LoadResponse:
     """For a response."""
-    return pb.LoadResponse(progress=pb.LoadProgress(phase=progress.phase, done=progress.done, total=progress.total))
+    sources = [pb.SourceBytes(kind=kind, bytes=count) for kind, count in progress.sources]
+    return pb.LoadResponse(
+        progress=pb.LoadProgress(
+            phase=progress.phase, done=progress.done, total=progress.total, rate=progress.rate, sources=sources
+        )
+    )
 
 
 def ready_to(element: ElementType, private_bytes: int) -> pb.LoadResponse:
@@ -318,7 +300,8 @@ def ready_to(element: ElementType, private_bytes: int) -> pb.LoadResponse:
 
 def progress_from(message: pb.LoadProgress) -> LoadProgress:
     """As it came."""
-    return LoadProgress(message.phase, message.done, message.total)
+    sources = tuple((source.kind, source.bytes) for source in message.sources)
+    return LoadProgress(message.phase, message.done, message.total, message.rate, sources)
 
 
 def unload_to(head: HeadId, key: StageKey | None) -> pb.UnloadRequest:
@@ -373,13 +356,3 @@ def health_from(message: pb.HealthResponse, head: HeadId) -> HostHealth:
         for s in message.stages
     )
     return HostHealth(message.holds_lease, message.lease_ms / 1000, message.draining, message.memory_free, stages)
-
-
-def tensor_to(info: TensorInfo) -> pb.TensorInfo:
-    """For a response."""
-    return pb.TensorInfo(name=info.name, shape=info.shape, type=info.type, nbytes=info.nbytes)
-
-
-def tensor_from(message: pb.TensorInfo) -> TensorInfo:
-    """As it came."""
-    return TensorInfo(message.name, tuple(message.shape), message.type, message.nbytes)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.mending import is_mended
 from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.planner.curve import Curve
@@ -20,7 +19,7 @@ from hyperlane.cluster.planner.survey import Survey
 from hyperlane.cluster.precisions import Wire, with_precisions
 from hyperlane.cluster.profile.measured import Measured, Measures, Node
 from hyperlane.cluster.report import Progress, Report, silent
-from hyperlane.cluster.supply import address_towards
+from hyperlane.cluster.supply import reached_from
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.core import Address, Plan, WorkerFacts
 from hyperlane.errors import HyperlaneError, NotTrusted, VersionMismatch, WorkerBusy, WorkerUnreachable
@@ -175,13 +174,6 @@ class Names:
         """The worker, with its host in its name if another one was called so before."""
         owner = self._owners.setdefault(worker.name, worker.control)
         return worker if owner == worker.control else replace(worker, name=f"{worker.name}@{worker.control.host}")
-
-
-def reached_from(dialler: Address, target: Address) -> Address:
-    """Where a worker finds another one's port: what is loopback to the head is its address on their network."""
-    if is_loopback(target.host) and not is_loopback(dialler.host):
-        return Address(address_towards(dialler), target.port)
-    return target
 
 
 def _equal(workers: Sequence[WorkerFacts]) -> ClusterFacts:

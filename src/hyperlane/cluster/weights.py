@@ -1,20 +1,37 @@
-"""Where a worker's weights come from for one load: its own copy of the model, or the head's tensor server."""
+"""Where a worker's weights come from for one load: its own copy of the model, its cache, peers, the head, the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from hyperlane.cluster.remote_source import RemoteSource
+from hyperlane.cluster.layers.dispatch import SourceKind
+from hyperlane.cluster.layers.fetcher import LayerFetcher
+from hyperlane.cluster.layers.meter import Moved
+from hyperlane.cluster.layers.sources import HubSource, PieceSource, ServerSource
+from hyperlane.cluster.layers.stored_source import StoredSource
+from hyperlane.cluster.trust import grpc_tls
 from hyperlane.cluster.trust.trust import Trust
 from hyperlane.core import StageSpec
 from hyperlane.errors import HyperlaneError, LoadFailed, UnknownModel
 from hyperlane.models import layout
 from hyperlane.models.digests import DigestCache
+from hyperlane.models.ranges import ByteRanges, RemoteFile, TensorPlace
 from hyperlane.models.source import open_model
 from hyperlane.models.weights import TensorSource
+from hyperlane.stage.engine import Engine
+from hyperlane.stage.host import LoadEngine
 from hyperlane.stage.orders import LoadOrder, LoadProgress
+from hyperlane.store import usage
+from hyperlane.store.cache import Cache
+from hyperlane.store.tensor_store import TensorStore
+from hyperlane.wire.peer import NodeRole
+
+FETCHING = "fetching weights"
+"""The phase of a load in which tensors arrive; its unit is a byte."""
 
 
 def holds_model(fingerprint: str, path: str, digests: DigestCache) -> bool:
@@ -26,41 +43,100 @@ def holds_model(fingerprint: str, path: str, digests: DigestCache) -> bool:
         return False
 
 
+OpenRanges = Callable[[RemoteFile], ByteRanges]
+BuildEngine = Callable[[StageSpec, TensorSource, Callable[[LoadProgress], None]], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRoom:
+    """What a worker needs to get weights: where it keeps them, whom it trusts, how it reads from the hub.
+
+    `trust` None: everybody it fetches from is on this machine. `open_ranges` None: it does not ask the hub.
+    """
+
+    digests: DigestCache
+    store: TensorStore
+    cache: Cache
+    trust: Trust | None = None
+    open_ranges: OpenRanges | None = None
+
+
+def engine_loader(room: WeightRoom, build: BuildEngine) -> LoadEngine:
+    """How a worker loads: weights from wherever they are, kept from eviction for as long as an engine uses them."""
+
+    def load(order: LoadOrder, progress: Callable[[LoadProgress], None]) -> Engine:
+        model = order.spec.model.fingerprint
+        loading = room.cache.hold(model, usage.LOADING)
+        try:
+            with open_weights(order, room, progress) as source:
+                engine = build(order.spec, source, progress)
+            weakref.finalize(engine, room.cache.hold(model, usage.RUNNING).release)
+        finally:
+            loading.release()
+        room.cache.trim()
+        return engine
+
+    return load
+
+
 @contextmanager
 def open_weights(
-    order: LoadOrder, digests: DigestCache, progress: Callable[[LoadProgress], None], trust: Trust | None = None
+    order: LoadOrder, room: WeightRoom, progress: Callable[[LoadProgress], None]
 ) -> Iterator[TensorSource]:
-    """The model's tensors, while the block lasts; arrays that were read from a file stay valid after it.
-
-    `trust`: this worker's, if it is reached encrypted; then the head's server is, too.
+    """The stage's tensors, while the block lasts; arrays that were read stay valid after it.
 
     Raises:
-        LoadFailed: the order names neither a file of that model nor a server.
-        TransferError: the server is not there, or serves another model.
+        LoadFailed: the order names neither a file of that model nor anybody who has its tensors, or no room is left.
 
     """
-    sources, model = order.weights, order.spec.model
-    if sources.server is not None:
-        names = stage_tensors(order.spec)
-        with RemoteSource(sources.server, sources.token, model.fingerprint, trust) as remote:
-            infos = [info for name in names if (info := remote.info(name)) is not None]
-            total = sum(info.nbytes for info in infos)
-            remote.report_to(lambda fetched: progress(LoadProgress("fetching weights", min(fetched, total), total)))
-            remote.expect(names)
-            yield remote
+    if order.weights.tensors:
+        yield from _fetched(order, room, progress)
         return
+    model = order.spec.model
     try:
-        file = open_model(Path(sources.path_hint), digests)
+        file = open_model(Path(order.weights.path_hint), room.digests)
     except UnknownModel as error:
-        raise LoadFailed(
-            f"this worker has no copy of {model.name}, and was named no server that has: {error}"
-        ) from error
+        raise LoadFailed(f"this worker has no copy of {model.name}, and was named nobody who has: {error}") from error
     with file:
         if file.fingerprint != model.fingerprint:
             raise LoadFailed(
-                f"{sources.path_hint} is another model than {model.name}, or was changed since it was planned"
+                f"{order.weights.path_hint} is another model than {model.name}, or was changed since it was planned"
             )
         yield file
+
+
+def _fetched(order: LoadOrder, room: WeightRoom, progress: Callable[[LoadProgress], None]) -> Iterator[StoredSource]:
+    """From this worker's cache and whoever else has the tensors."""
+    model, places = order.spec.model, {place.info.name: place for place in order.weights.tensors}
+
+    def tell(moved: Moved) -> None:
+        progress(LoadProgress(FETCHING, moved.done, moved.total, moved.rate, moved.sources))
+
+    fetcher = LayerFetcher(model.fingerprint, places, room.store, _sources(order, room, places))
+    try:
+        room.store.use(model.fingerprint, model.name)
+        yield StoredSource(places, fetcher, tell, room.cache.make_room)
+        tell(fetcher.moved())
+    except OSError as error:
+        raise LoadFailed(f"weights cannot be kept in {room.store.root}: {error.strerror or error}") from error
+    finally:
+        fetcher.close()
+
+
+def _sources(order: LoadOrder, room: WeightRoom, places: Mapping[str, TensorPlace]) -> list[PieceSource]:
+    weights, fingerprint = order.weights, order.spec.model.fingerprint
+    found: list[PieceSource] = []
+    for peer in weights.peers:
+        trust = room.trust if peer.node is not None else None
+        channel = grpc_tls.open_channel(peer.address, trust, NodeRole.WORKER, peer.node)
+        found.append(ServerSource(SourceKind.PEER, peer.address, channel, fingerprint))
+    if weights.server is not None:
+        channel = grpc_tls.open_channel(weights.server, room.trust, NodeRole.HEAD)
+        found.append(ServerSource(SourceKind.HEAD, weights.server, channel, fingerprint, weights.token))
+    if weights.files and room.open_ranges is not None:
+        files = [room.open_ranges(file) for file in weights.files]
+        found.append(HubSource(weights.files[0].url, files, places))
+    return found
 
 
 def stage_tensors(spec: StageSpec) -> list[str]:

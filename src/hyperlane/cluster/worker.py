@@ -22,6 +22,7 @@ from hyperlane.cluster.announce import Announcement, when_parent_ends
 from hyperlane.cluster.discovery import interfaces, system
 from hyperlane.cluster.discovery.advert import Advert, NodeKind
 from hyperlane.cluster.discovery.beacon import Beacon
+from hyperlane.cluster.layers.share import Sharing
 from hyperlane.cluster.link_dialler import LinkDialler
 from hyperlane.cluster.machine import is_loopback, taken_memory
 from hyperlane.cluster.messages import CONTROL_PROTOCOL
@@ -80,6 +81,7 @@ class WorkerSetup:
     `trust` None: it serves this machine alone, in plain text. `beacon`: lets it be found; None for a head's own.
     `drain_s`: how long it waits for its head to do without it.
     `profiler`: what steps cost on its device.
+    `sharing`: gives other workers the tensors that this one holds.
     """
 
     listen: Address
@@ -95,6 +97,7 @@ class WorkerSetup:
     beacon: Beacon | None = None
     drain_s: float = 30.0
     profiler: Profiler | None = None
+    sharing: Sharing | None = None
 
 
 async def serve(setup: WorkerSetup) -> None:
@@ -169,7 +172,8 @@ class _Worker:
             if not old_tls.is_ruled_out():
                 log.warning("gRPC was imported too early: the control port takes TLS 1.2 as well")
             self._tls = setup.trust.credentials.server_tls(setup.trust.check)
-        self._server = WorkerServer(self._host, WorkerFace(self._facts, setup.holds_model, setup.profiler), setup.trust)
+        face = WorkerFace(self._facts, setup.holds_model, setup.profiler, self._share_port)
+        self._server = WorkerServer(self._host, face, setup.trust)
         self._control = self._data = setup.listen
 
     async def start(self) -> tuple[Address, Address]:
@@ -207,6 +211,11 @@ class _Worker:
         if self._listener is not None:
             await asyncio.to_thread(self._listener.close)
         await asyncio.to_thread(self._host.close)
+        if self._setup.sharing is not None:
+            await asyncio.to_thread(self._setup.sharing.close)
+
+    def _share_port(self) -> int:
+        return self._setup.sharing.port(self._data) if self._setup.sharing is not None else 0
 
     def advert(self) -> Advert:
         """What others may be told of it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc.aio
 
-from hyperlane.cluster import messages, rpc
+from hyperlane.cluster import address_messages, messages, rpc
 from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.pb.control_pb2_grpc import WorkerStub
@@ -33,10 +33,11 @@ CONNECT_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A worker's facts, and whether it can open the model that was asked about."""
+    """A worker's facts, whether it can open the model that was asked about, and where it serves tensors (None: no)."""
 
     facts: WorkerFacts
     holds_model: bool
+    share: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,9 @@ class WorkerClient:
         messages.check_version(response.version, f"the worker at {self.address}")
         self.name = f"worker {response.name}"
         with rpc.mapped(self.address, self.name):
-            return Described(messages.describe_from(response, self.address), response.holds_model)
+            facts = messages.describe_from(response, self.address)
+            share = Address(self.address.host, response.share_port) if response.share_port else None
+            return Described(facts, response.holds_model, share)
 
     async def load(self, order: LoadOrder, progress: Callable[[LoadProgress], None], timeout_s: float) -> Loaded:
         """Load a stage. Cancelling this coroutine cancels the load.
@@ -119,7 +122,7 @@ class WorkerClient:
         request = pb.ConnectRequest(
             epoch=messages.epoch_to(key.epoch),
             index=key.index,
-            next=messages.address_to(next_data),
+            next=address_messages.address_to(next_data),
             next_node=next_node or b"",
         )
         await self._reach(CONNECT_TIMEOUT_S)

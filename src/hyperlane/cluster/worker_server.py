@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from hyperlane.cluster import messages, rpc
+from hyperlane.cluster import address_messages, messages, rpc
 from hyperlane.cluster.cost import kv_bytes
 from hyperlane.cluster.link_dialler import LinkDialler
 from hyperlane.cluster.pb import control_pb2 as pb
@@ -49,11 +49,13 @@ class WorkerFace:
     """What a worker says of itself. `facts` measures anew; `holds_model(fingerprint, path)` looks at the file.
 
     `profiler`: what steps cost here; None: that cannot be measured.
+    `share_port`: where it serves tensors to other workers, 0 for nowhere; it may start a server.
     """
 
     facts: Callable[[], WorkerFacts]
     holds_model: Callable[[str, str], bool]
     profiler: Profiler | None = None
+    share_port: Callable[[], int] = int
 
 
 class WorkerService:
@@ -69,10 +71,12 @@ class WorkerService:
     async def Describe(self, request: Any, _context: Context) -> Any:  # noqa: N802, ANN401 (named by the proto; generated messages are untyped)
         """Any version is answered: the caller finds out from the answer that it is another one."""
         facts = await asyncio.to_thread(self._face.facts)
-        holds = False
+        holds, share_port = False, 0
         if request.fingerprint and request.path_hint:
             holds = await asyncio.to_thread(self._face.holds_model, request.fingerprint, request.path_hint)
-        return messages.describe_to(facts, holds_model=holds)
+        if request.fingerprint and not holds:
+            share_port = await asyncio.to_thread(self._face.share_port)
+        return messages.describe_to(facts, holds_model=holds, share_port=share_port)
 
     async def Load(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: N802, ANN401
         """Progress, then ready. The engine is built in a thread; when the call ends early the load is given up."""
@@ -120,9 +124,9 @@ class WorkerService:
     async def Connect(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
         async with rpc.refusals(context):
             key = StageKey(messages.epoch_from(request.epoch), request.index)
-            address = messages.address_from(request.next)
+            address = address_messages.address_from(request.next)
             try:
-                node = messages.node_from(request.next_node)
+                node = address_messages.node_from(request.next_node)
                 await asyncio.to_thread(self._host.connect, key, address, self._dialler.to(node) if node else None)
             except LinkError as error:
                 raise ClusterError(f"{key} cannot reach the next stage at {address}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ class TensorSource(Protocol):
 
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         """The tensor's bytes as stored, without a copy where the source is mapped."""
+        ...
+
+
+@runtime_checkable
+class ExpectingSource(Protocol):
+    """A source that fetches: it does so ahead, and by need."""
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Say which tensors will be read, in which order; others are fetched when they are read."""
         ...
 
 

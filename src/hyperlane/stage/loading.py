@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from hyperlane.graph.families import build_stage
 from hyperlane.graph.forms import Forms, MatrixForm
 from hyperlane.graph.numbers import Numbers
 from hyperlane.models.layout import EMBEDDING_UNIT, UnitLayout, embedding_layout, layer_layout, output_layout
-from hyperlane.models.weights import TensorSource
+from hyperlane.models.weights import ExpectingSource, TensorSource
 from hyperlane.stage.arena import positions
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.initialisers import given, mapped
@@ -109,6 +109,11 @@ class _Order:
         read = read_embedding if layout.name == EMBEDDING_UNIT else read_unit
         return read(self.source, layout, self.options.offsets)
 
+    def expect(self, layouts: Iterable[UnitLayout]) -> None:
+        """Tell a source that fetches what will be read of it."""
+        if isinstance(self.source, ExpectingSource):
+            self.source.expect([name for layout in layouts for name in layout.tensors])
+
     def counted(self) -> Iterator[UnitLayout]:
         """The stage's units, each reported before it is taken on."""
         wanted = units(self.spec)
@@ -165,23 +170,30 @@ def _load_ready(order: _Order, store: ReadyStore) -> Engine:
 
 
 def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:
-    from hyperlane.stage import onnx_sessions
-
+    keys = {layout.name: _key(order, packer, layout) for layout in units(order.spec)}
+    order.expect(layout for layout in units(order.spec) if not store.has(keys[layout.name]))
     ready = []
     for layout in order.counted():
-        key = unit_key(
-            {
-                "model": order.spec.model.fingerprint,
-                "unit": repr(layout),
-                "offsets": order.options.offsets,
-                "arithmetic": order.options.arithmetic,
-                "runtime": onnx_sessions.RUNTIME,
-                "machine": platform.machine(),
-                "packing": packer.mark,
-            }
-        )
-        ready.append(store.get_or_make(key, partial(_make_unit, order, packer, layout)))
+        model = order.spec.model
+        about = {"model": model.fingerprint, "name": model.name, "unit": layout.name}
+        ready.append(store.get_or_make(keys[layout.name], partial(_make_unit, order, packer, layout), about))
     return ready
+
+
+def _key(order: _Order, packer: UnitPacker, layout: UnitLayout) -> str:
+    from hyperlane.stage import onnx_sessions
+
+    return unit_key(
+        {
+            "model": order.spec.model.fingerprint,
+            "unit": repr(layout),
+            "offsets": order.options.offsets,
+            "arithmetic": order.options.arithmetic,
+            "runtime": onnx_sessions.RUNTIME,
+            "machine": platform.machine(),
+            "packing": packer.mark,
+        }
+    )
 
 
 def _make_unit(order: _Order, packer: UnitPacker, layout: UnitLayout) -> Contents:
@@ -192,6 +204,7 @@ def _load_arrays(order: _Order) -> Engine:
     """With all weights in this process's memory, as they were converted."""
     from hyperlane.stage import onnx_sessions
 
+    order.expect(units(order.spec))
     arrays: dict[str, TypedArray] = {}
     forms: dict[str, tuple[MatrixForm, ...]] = {}
     for layout in order.counted():

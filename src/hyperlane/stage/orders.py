@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyperlane.core import Address, Epoch, NodeId, StageSpec
+from hyperlane.models.ranges import RemoteFile, TensorPlace
 from hyperlane.stage.stage import StageHealth
 
 
@@ -20,12 +21,27 @@ class StageKey:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorPeer:
+    """A worker that may hold tensors. `node`: whom its certificate must name; None: plain, on this machine."""
+
+    address: Address
+    node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WeightSources:
-    """Where a stage's weights come from: a file that this worker can open, else a tensor server."""
+    """Where a stage's weights come from: a file that this worker can open; else, piece by piece, from the others.
+
+    `tensors`: of this stage, with their digests. `peers` may hold some of them; `server` (which asks for `token`) is
+    the head's; `files` are the hub's, as `TensorPlace.file` counts them.
+    """
 
     path_hint: str = ""
     server: Address | None = None
     token: str = ""
+    tensors: tuple[TensorPlace, ...] = ()
+    peers: tuple[TensorPeer, ...] = ()
+    files: tuple[RemoteFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +83,16 @@ class LoadOrder:
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a load has come. `done` of `total` in the phase's own unit; total 0: not known."""
+    """How far a load has come. `done` of `total` in the phase's own unit; total 0: not known.
+
+    `rate`: units a second, of the last moments. `sources`: how much came from where (cache, peer, head, hub).
+    """
 
     phase: str
     done: int = 0
     total: int = 0
+    rate: float = 0.0
+    sources: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hyperlane.errors import LoadFailed
@@ -26,6 +27,9 @@ STALE_S = 24 * 3600.0
 
 UNFINISHED = ".unfinished-"
 """Prefix of folders that are work in progress."""
+
+ABOUT = "about.json"
+"""In a folder of the cache: whose it is, for people. When it was last changed is when the content was last used."""
 
 Contents = tuple[Sequence[NewTensor], str]
 """What a unit is made of: its tensors and its note."""
@@ -45,6 +49,10 @@ class ReadyStore:
         root.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
+    def has(self, key: str) -> bool:
+        """Whether a unit is there; whether it is sound is seen when it is got."""
+        return (self.root / key).exists()
+
     def get(self, key: str) -> ReadyUnit | None:
         """A unit that is there and sound; a damaged one is removed."""
         folder = self.root / key
@@ -57,10 +65,12 @@ class ReadyStore:
             log.warning("the ready weights in %s are not sound and are made again: %s", folder, error)
             self._remove(folder)
             return None
+        with suppress(OSError):  # made before there was this file, or the disk is read-only
+            os.utime(folder / ABOUT)
         return unit
 
-    def get_or_make(self, key: str, make: Callable[[], Contents]) -> ReadyUnit:
-        """A unit, made now if it is not there.
+    def get_or_make(self, key: str, make: Callable[[], Contents], about: Mapping[str, str] | None = None) -> ReadyUnit:
+        """A unit, made now if it is not there. `about`: what whoever looks after the cache may want to know of it.
 
         Raises:
             LoadFailed: it cannot be written; the message says where and why.
@@ -71,17 +81,18 @@ class ReadyStore:
             return found
         tensors, note = make()
         try:
-            return self._publish(key, tensors, note)
+            return self._publish(key, tensors, note, about or {})
         except OSError as error:
             raise LoadFailed(
                 f"the ready form of weights cannot be written to {self.root}: {error.strerror or error}; "
                 "free some space, or set HYPERLANE_HOME to another place"
             ) from error
 
-    def _publish(self, key: str, tensors: Sequence[NewTensor], note: str) -> ReadyUnit:
+    def _publish(self, key: str, tensors: Sequence[NewTensor], note: str, about: Mapping[str, str]) -> ReadyUnit:
         work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.root))
         try:
             write_unit(work, tensors, note)
+            (work / ABOUT).write_text(json.dumps(dict(about)), encoding="utf-8")
             _sync_folder(work)
             self._move(work, self.root / key)
         except BaseException:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperlane.cluster import messages
+from hyperlane.cluster import address_messages, messages, weight_messages
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.core import (
     Address,
@@ -17,14 +17,16 @@ from hyperlane.core import (
     HeadId,
     LayerRange,
     ModelFacts,
+    NodeId,
     Precision,
     RopeFacts,
     StageSpec,
     WorkerFacts,
 )
 from hyperlane.errors import ProtocolError, VersionMismatch
+from hyperlane.models.ranges import RemoteFile, TensorPlace
 from hyperlane.models.weights import TensorInfo
-from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey, WeightSources
+from hyperlane.stage.orders import HostHealth, LoadOrder, LoadProgress, StageKey, TensorPeer, WeightSources
 from hyperlane.stage.stage import StageHealth, StageState
 
 HEAD = HeadId(bytes(range(16)))
@@ -59,11 +61,35 @@ specs = st.builds(
     precision_out=st.sampled_from(Precision),
 )
 addresses = st.builds(Address, host=st.sampled_from(["127.0.0.1", "fe80::1", "node-a"]), port=st.integers(1, 65535))
+places = st.builds(
+    TensorPlace,
+    info=st.builds(
+        TensorInfo,
+        name=st.text(max_size=9),
+        shape=st.lists(small, min_size=1, max_size=3).map(tuple),
+        type=st.sampled_from(["Q4_K", "BF16"]),
+        nbytes=size,
+    ),
+    file=st.integers(0, 2),
+    offset=size,
+    digest=st.just("") | st.binary(min_size=32, max_size=32).map(bytes.hex),
+)
+remote_files = st.builds(
+    RemoteFile, url=st.text(max_size=9), size=size, digest=st.text(max_size=9), etag=st.text(max_size=9)
+)
 orders = st.builds(
     LoadOrder,
     spec=specs,
     weights=st.builds(
-        WeightSources, path_hint=st.text(max_size=9), server=st.none() | addresses, token=st.text(max_size=9)
+        WeightSources,
+        path_hint=st.text(max_size=9),
+        server=st.none() | addresses,
+        token=st.text(max_size=9),
+        tensors=st.lists(places, max_size=3).map(tuple),
+        peers=st.lists(
+            st.builds(TensorPeer, addresses, st.none() | st.binary(min_size=16, max_size=16).map(NodeId)), max_size=2
+        ).map(tuple),
+        files=st.lists(remote_files, min_size=3, max_size=4).map(tuple),
     ),
     **dict.fromkeys(("weight_bytes", "kv_bytes", "workspace_bytes"), size),
 )
@@ -123,11 +149,20 @@ def test_an_unload_comes_back_as_it_was(key):
     assert messages.unload_from(over_the_wire(messages.unload_to(HEAD, key))) == (HEAD, key)
 
 
-def test_progress_and_tensors_come_back_as_they_were():
-    progress = LoadProgress("converting", 3, 9)
+def test_progress_comes_back_as_it_was():
+    progress = LoadProgress("fetching weights", 3, 9, 1.5e8, (("cache", 1), ("peer", 2)))
     assert messages.progress_from(over_the_wire(messages.progress_to(progress)).progress) == progress
-    info = TensorInfo("blk.0.ffn_up.weight", (256, 64), "Q4_K", 9216)
-    assert messages.tensor_from(over_the_wire(messages.tensor_to(info))) == info
+
+
+@pytest.mark.parametrize(
+    "change", [{"digest": b"short"}, {"file": 1}], ids=["a digest of another length", "a file that is not there"]
+)
+def test_a_tensors_place_that_cannot_be_is_refused(change):
+    info = pb.TensorInfo(name="t", shape=[4], type="F32", nbytes=16)
+    fields = {"info": info, "digest": bytes(32), **change}
+    message = pb.WeightSources(tensors=[pb.TensorPlace(**fields)], files=[pb.RemoteFile(url="u", size=1)])
+    with pytest.raises(ProtocolError):
+        weight_messages.sources_from(message)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +192,7 @@ def test_an_unknown_precision_is_refused():
 @pytest.mark.parametrize("address", [pb.Address(), pb.Address(host="a"), pb.Address(host="a", port=65536)])
 def test_an_address_without_host_or_port_is_refused(address):
     with pytest.raises(ProtocolError):
-        messages.address_from(address)
+        address_messages.address_from(address)
 
 
 @pytest.mark.parametrize(("theirs", "older"), [(0, "the worker at a:1"), (99, "this machine")])

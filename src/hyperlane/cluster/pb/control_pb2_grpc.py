@@ -413,7 +413,8 @@ class Worker:
 
 
 class TensorsStub:
-    """The tensors of one model file, served from a process that runs nothing else.
+    """Tensors as their file has them, served from a process that runs nothing else: by the head from its file, by workers
+    from their caches. What arrives is checked against the digests of LoadRequest; who serves needs not be believed.
     """
 
     def __init__(self, channel):
@@ -422,31 +423,31 @@ class TensorsStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.ListTensors = channel.unary_unary(
-                '/hyperlane.v1.Tensors/ListTensors',
-                request_serializer=hyperlane_dot_v1_dot_control__pb2.ListTensorsRequest.SerializeToString,
-                response_deserializer=hyperlane_dot_v1_dot_control__pb2.ListTensorsResponse.FromString,
+        self.ListHeld = channel.unary_unary(
+                '/hyperlane.v1.Tensors/ListHeld',
+                request_serializer=hyperlane_dot_v1_dot_control__pb2.ListHeldRequest.SerializeToString,
+                response_deserializer=hyperlane_dot_v1_dot_control__pb2.ListHeldResponse.FromString,
                 _registered_method=True)
-        self.FetchTensor = channel.unary_stream(
-                '/hyperlane.v1.Tensors/FetchTensor',
-                request_serializer=hyperlane_dot_v1_dot_control__pb2.FetchTensorRequest.SerializeToString,
-                response_deserializer=hyperlane_dot_v1_dot_control__pb2.FetchTensorResponse.FromString,
+        self.FetchRange = channel.unary_stream(
+                '/hyperlane.v1.Tensors/FetchRange',
+                request_serializer=hyperlane_dot_v1_dot_control__pb2.FetchRangeRequest.SerializeToString,
+                response_deserializer=hyperlane_dot_v1_dot_control__pb2.FetchRangeResponse.FromString,
                 _registered_method=True)
 
 
 class TensorsServicer:
-    """The tensors of one model file, served from a process that runs nothing else.
+    """Tensors as their file has them, served from a process that runs nothing else: by the head from its file, by workers
+    from their caches. What arrives is checked against the digests of LoadRequest; who serves needs not be believed.
     """
 
-    def ListTensors(self, request, context):
+    def ListHeld(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def FetchTensor(self, request, context):
-        """The tensor's bytes from `offset` on, in order; the last message carries the SHA-256 of the whole tensor.
-        Safe to resume at any offset.
+    def FetchRange(self, request, context):
+        """Bytes of one tensor, in order. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -455,15 +456,15 @@ class TensorsServicer:
 
 def add_TensorsServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'ListTensors': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListTensors,
-                    request_deserializer=hyperlane_dot_v1_dot_control__pb2.ListTensorsRequest.FromString,
-                    response_serializer=hyperlane_dot_v1_dot_control__pb2.ListTensorsResponse.SerializeToString,
+            'ListHeld': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeld,
+                    request_deserializer=hyperlane_dot_v1_dot_control__pb2.ListHeldRequest.FromString,
+                    response_serializer=hyperlane_dot_v1_dot_control__pb2.ListHeldResponse.SerializeToString,
             ),
-            'FetchTensor': grpc.unary_stream_rpc_method_handler(
-                    servicer.FetchTensor,
-                    request_deserializer=hyperlane_dot_v1_dot_control__pb2.FetchTensorRequest.FromString,
-                    response_serializer=hyperlane_dot_v1_dot_control__pb2.FetchTensorResponse.SerializeToString,
+            'FetchRange': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchRange,
+                    request_deserializer=hyperlane_dot_v1_dot_control__pb2.FetchRangeRequest.FromString,
+                    response_serializer=hyperlane_dot_v1_dot_control__pb2.FetchRangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -474,11 +475,12 @@ def add_TensorsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Tensors:
-    """The tensors of one model file, served from a process that runs nothing else.
+    """Tensors as their file has them, served from a process that runs nothing else: by the head from its file, by workers
+    from their caches. What arrives is checked against the digests of LoadRequest; who serves needs not be believed.
     """
 
     @staticmethod
-    def ListTensors(request,
+    def ListHeld(request,
             target,
             options=(),
             channel_credentials=None,
@@ -491,9 +493,9 @@ class Tensors:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/hyperlane.v1.Tensors/ListTensors',
-            hyperlane_dot_v1_dot_control__pb2.ListTensorsRequest.SerializeToString,
-            hyperlane_dot_v1_dot_control__pb2.ListTensorsResponse.FromString,
+            '/hyperlane.v1.Tensors/ListHeld',
+            hyperlane_dot_v1_dot_control__pb2.ListHeldRequest.SerializeToString,
+            hyperlane_dot_v1_dot_control__pb2.ListHeldResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -505,7 +507,7 @@ class Tensors:
             _registered_method=True)
 
     @staticmethod
-    def FetchTensor(request,
+    def FetchRange(request,
             target,
             options=(),
             channel_credentials=None,
@@ -518,9 +520,9 @@ class Tensors:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/hyperlane.v1.Tensors/FetchTensor',
-            hyperlane_dot_v1_dot_control__pb2.FetchTensorRequest.SerializeToString,
-            hyperlane_dot_v1_dot_control__pb2.FetchTensorResponse.FromString,
+            '/hyperlane.v1.Tensors/FetchRange',
+            hyperlane_dot_v1_dot_control__pb2.FetchRangeRequest.SerializeToString,
+            hyperlane_dot_v1_dot_control__pb2.FetchRangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hyperlane.cluster import messages
+from hyperlane.cluster import address_messages, messages
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.profile.shape import SIZES_LIMIT, DeviceProfile, ProfileShape
@@ -136,7 +136,7 @@ def path_to(order: PathOrder, revoked: Iterable[int]) -> pb.MeasurePathRequest:
     """For a request."""
     return pb.MeasurePathRequest(
         head=order.head,
-        targets=[messages.address_to(one) for one in order.targets],
+        targets=[address_messages.address_to(one) for one in order.targets],
         node=order.node or b"",
         revoked=messages.revoked_to(revoked),
     )
@@ -146,8 +146,8 @@ def path_from(message: pb.MeasurePathRequest) -> PathOrder:
     """As it came."""
     if not 0 < len(message.targets) <= MAX_TARGETS:
         raise ProtocolError(f"paths are measured to 1 … {MAX_TARGETS} addresses, not to {len(message.targets)}")
-    targets = tuple(messages.address_from(one) for one in message.targets)
-    return PathOrder(messages.head_from(message.head), targets, messages.node_from(message.node))
+    targets = tuple(address_messages.address_from(one) for one in message.targets)
+    return PathOrder(messages.head_from(message.head), targets, address_messages.node_from(message.node))
 
 
 def results_to(results: Iterable[PathResult]) -> pb.MeasurePathResponse:
@@ -155,7 +155,7 @@ def results_to(results: Iterable[PathResult]) -> pb.MeasurePathResponse:
     return pb.MeasurePathResponse(
         results=[
             pb.PathResult(
-                target=messages.address_to(one.target),
+                target=address_messages.address_to(one.target),
                 rtt_s=one.rtt_s,
                 bytes_per_s=one.bytes_per_s,
                 failure=one.failure,
@@ -168,7 +168,7 @@ def results_to(results: Iterable[PathResult]) -> pb.MeasurePathResponse:
 def results_from(message: pb.MeasurePathResponse) -> tuple[PathResult, ...]:
     """As they came."""
     results = tuple(
-        PathResult(messages.address_from(one.target), one.rtt_s, one.bytes_per_s, one.failure)
+        PathResult(address_messages.address_from(one.target), one.rtt_s, one.bytes_per_s, one.failure)
         for one in message.results
     )
     for one in results:

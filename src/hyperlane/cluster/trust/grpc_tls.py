@@ -87,12 +87,12 @@ def channel_options(
     return (*rpc.CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", dns_name(credentials.cluster, role, node)))
 
 
-def open_channel(address: Address, trust: Trust | None, role: NodeRole) -> grpc.Channel:
-    """A channel for threads, to any node of the cluster with a role; a plain one if there is no `trust`."""
+def open_channel(address: Address, trust: Trust | None, role: NodeRole, node: NodeId | None = None) -> grpc.Channel:
+    """A channel for threads, to one node of the cluster or any with a role; a plain one if there is no `trust`."""
     if trust is None:
         return grpc.insecure_channel(rpc.target(address), options=rpc.CHANNEL_OPTIONS)
     credentials = trust.credentials
-    options = channel_options(credentials, role, None)
+    options = channel_options(credentials, role, node)
     return grpc.secure_channel(rpc.target(address), channel_credentials(credentials), options=options)
 
 

@@ -43,6 +43,11 @@ class WorkerTrust:
         self._revocations = Revocations(folder / "revoked.json")
 
     @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return self._folder
+
+    @property
     def credentials(self) -> NodeCredentials:
         """As `Trust.credentials`."""
         return self._credentials
