@@ -111,8 +111,9 @@ class _Order:
 
     def expect(self, layouts: Iterable[UnitLayout]) -> None:
         """Tell a source that fetches what will be read of it."""
-        if isinstance(self.source, ExpectingSource):
-            self.source.expect([name for layout in layouts for name in layout.tensors])
+        names = [name for layout in layouts for name in layout.tensors]
+        if names and isinstance(self.source, ExpectingSource):
+            self.source.expect(names)
 
     def counted(self) -> Iterator[UnitLayout]:
         """The stage's units, each reported before it is taken on."""
