@@ -27,11 +27,12 @@ def test_a_model_spreads_over_the_machines_that_joined_and_a_later_one_is_offere
     assert [node["in_plan"] for node in by_address(status)] == [False, True]
     first.stop()
 
-    second = head.start("serve", tiny_model)
+    second = head.start("serve", tiny_model, "--use", "all")
     second.wait_for("ready:")
     status = json.loads(head.hyperlane("status", "--json"))
     workers = [stage["worker"]["control"]["host"] for stage in status["plan"]["stages"]]
-    assert workers == ["127.0.0.1", "10.77.0.2"]
+    assert sorted(workers) == ["10.77.0.2", "127.0.0.1"]
+    assert status["plan"]["prediction"]["token_s"] > 0
     found = {node["address"]["host"]: node["found"] for node in status["nodes"]}
     assert found["127.0.0.1"] == ["local"]
     assert "mdns (lan0)" in found["10.77.0.2"]
