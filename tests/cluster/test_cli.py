@@ -209,3 +209,28 @@ def test_a_reader_that_goes_away_is_no_traceback(hyperlane_home, tiny_model):
         timeout=60,
     )
     assert ran.stderr == b""
+
+
+def test_bench_as_json_has_prompts_streams_stages_and_draws_their_timeline(hyperlane, tiny_model, tmp_path):
+    picture = tmp_path / "stages.svg"
+    sizes = ("--prompt-tokens", "32", "--streams", "1", "--streams", "3", "--new-tokens", "8", "--repetitions", "1")
+    ran = finish(hyperlane("bench", tiny_model, *sizes, "--local-workers", "2", "--json", "--timeline", str(picture)))
+    assert ran.code == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert [one["tokens"] for one in found["figures"]["prompts"]] == [32]
+    assert [one["streams"] for one in found["figures"]["decodes"]] == [1, 3]
+    assert all(one["rate"] > 0 for one in found["figures"]["decodes"])
+    assert [stage["plan"]["index"] for stage in found["status"]["stages"]] == [0, 1]
+    assert list(found["bubbles"]) == ["prompt of 32 tokens", "1 stream", "3 streams"]
+    assert all(0 <= share < 1 for share in found["bubbles"].values())
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [((), "name a model"), (("--endpoint", "http://127.0.0.1:1", "--timeline", "x.svg"), "leave out --timeline")],
+)
+def test_bench_says_what_it_cannot_measure(hyperlane, arguments, says):
+    ran = finish(hyperlane("bench", *arguments))
+    assert ran.code == 2
+    assert says in ran.stderr

@@ -7,6 +7,7 @@ import itertools
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperlane.core import Failed, Finished, GenerationRequest, SamplingParams, TextDelta, TextGenerator
@@ -32,37 +33,43 @@ class Sample:
 
     `ttft_s`: median over the streams. `prefill_rate`: prompt tokens per second until every stream has its first token.
     `decode_rate`: tokens per second of all streams while all of them decode (0 with one new token each).
+    `prompt_tokens`: of one prompt.
     """
 
     ttft_s: float
     prefill_rate: float
     decode_rate: float
+    prompt_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrivals:
+class Arrivals:
     """When a stream's tokens came: (seconds, how many)."""
 
-    times: tuple[tuple[float, int], ...]
+    times: tuple[tuple[float, float], ...]
 
     @property
     def first(self) -> float:
+        """When the first came."""
         return self.times[0][0]
 
     @property
     def last(self) -> float:
+        """When the last came."""
         return self.times[-1][0]
 
-    def within(self, after: float, until: float) -> int:
+    def within(self, after: float, until: float) -> float:
+        """Tokens that came later than `after`, up to `until`."""
         return sum(count for when, count in self.times if after < when <= until)
 
 
 def random_prompt(vocab: int, length: int, rng: random.Random) -> tuple[int, ...]:
     """`length` token ids without control tokens."""
-    return tuple(rng.randrange(FIRST_PLAIN_TOKEN, vocab) for _ in range(length))
+    first = min(FIRST_PLAIN_TOKEN, vocab // 2)
+    return tuple(rng.randrange(first, vocab) for _ in range(length))
 
 
-async def _read(generator: TextGenerator, request: GenerationRequest) -> _Arrivals:
+async def _read(generator: TextGenerator, request: GenerationRequest) -> Arrivals:
     times = []
     async for event in generator.submit(request):
         match event:
@@ -72,7 +79,7 @@ async def _read(generator: TextGenerator, request: GenerationRequest) -> _Arriva
                 raise error
             case Finished() | TextDelta():
                 pass
-    return _Arrivals(tuple(times))
+    return Arrivals(tuple(times))
 
 
 async def _run(generator: TextGenerator, workload: Workload, rng: random.Random) -> Sample:
@@ -88,13 +95,19 @@ async def _run(generator: TextGenerator, workload: Workload, rng: random.Random)
     ]
     began = time.perf_counter()
     streams = await asyncio.gather(*(_read(generator, request) for request in requests))
+    return sample_of(streams, began, workload.streams * workload.prompt_tokens)
+
+
+def sample_of(streams: Sequence[Arrivals], began: float, prompt_tokens: int) -> Sample:
+    """What streams that were asked for at the same time did; `prompt_tokens`: of all of them."""
     all_decode = max(stream.first for stream in streams)
     first_ends = min(stream.last for stream in streams)
     decoded = sum(stream.within(all_decode, first_ends) for stream in streams)
     return Sample(
         ttft_s=statistics.median(stream.first for stream in streams) - began,
-        prefill_rate=workload.streams * workload.prompt_tokens / (all_decode - began),
+        prefill_rate=prompt_tokens / (all_decode - began),
         decode_rate=decoded / (first_ends - all_decode) if first_ends > all_decode else 0.0,
+        prompt_tokens=prompt_tokens / len(streams),
     )
 
 

@@ -26,6 +26,7 @@ from hyperlane.head.requests import Requests
 from hyperlane.head.scheduler import Lane
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.streams import Stream
+from hyperlane.head.timings import FrameTiming
 from hyperlane.wire.link import Ring
 
 log = logging.getLogger(__name__)
@@ -286,6 +287,10 @@ class Head:
         """Whether a real token went through every stage of the running plan."""
         running = self._running
         return running is not None and running.loop.proved
+
+    def recent_frames(self) -> tuple[FrameTiming, ...]:
+        """The last frames of the last pipeline, in the order in which they came back; none before there was one."""
+        return self._last.timings.recent() if self._last is not None else ()
 
     def status(self) -> HeadStatus:
         """What the head knows of itself now.

@@ -160,7 +160,8 @@ class Loop:
         tokens = left.tokens
         self._deadline.note(tokens, now_s - max(left.at_s, self._back_s))
         self._back_s = now_s
-        self.timings.note(FrameTiming((now_s - left.at_s) * 1e6, tokens, left.sent_bytes, alone, frame.timings))
+        ring_us = (now_s - left.at_s) * 1e6
+        self.timings.note(FrameTiming(ring_us, tokens, left.sent_bytes, alone, frame.timings, left.at_s))
         alone_rows = sum(row.count == 1 for row in left.rows)
         self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in frame.timings))
         streams, before = self.active, self._counters.completion_tokens

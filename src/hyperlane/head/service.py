@@ -13,6 +13,7 @@ from hyperlane.errors import InvalidRequest
 from hyperlane.head.head import Head
 from hyperlane.head.options import Words
 from hyperlane.head.streams import Stream
+from hyperlane.head.timings import FrameTiming
 from hyperlane.head.validation import check_request
 from hyperlane.wire.link import Ring
 
@@ -84,6 +85,10 @@ class HeadService:
 
     def status(self) -> HeadStatus:
         return self._around(self._head.status())
+
+    def recent_frames(self) -> tuple[FrameTiming, ...]:
+        """What the last frames of the pipeline took, in the order in which they came back."""
+        return self._head.recent_frames()
 
     def ready(self) -> bool:
         return self._head.ready()

@@ -16,7 +16,8 @@ WINDOW = 256
 class FrameTiming:
     """One frame's way round the ring. `alone`: no other frame was in flight, so it waited for none.
 
-    `sent_bytes`: of the frame that left the head; each stage says how much it passed on.
+    `sent_bytes`: of the frame that left the head; each stage says how much it passed on. `left_s`: when it left, by the
+    head's clock.
     """
 
     ring_us: float
@@ -24,6 +25,7 @@ class FrameTiming:
     sent_bytes: int
     alone: bool
     stages: tuple[StageTiming, ...]
+    left_s: float = 0.0
 
     @property
     def hop_us(self) -> float:
@@ -48,6 +50,11 @@ class Timings:
         else:
             self._frames[self._at] = frame
             self._at = (self._at + 1) % WINDOW
+
+    def recent(self) -> tuple[FrameTiming, ...]:
+        """Those frames, in the order in which they came back."""
+        frames, at = self._frames[:], self._at
+        return (*frames[at:], *frames[:at])
 
     @property
     def ring_us(self) -> float:

@@ -58,6 +58,15 @@ def test_flags_of_a_group_reach_the_configuration():
     assert (api.port, api.key) == (0, ("k",))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "cache"),
+    [((), "all"), (("--prefix-cache", "prompts"), "prompts"), (("--no-prefix-cache",), "off")],
+)
+def test_the_prefix_cache_is_chosen_or_switched_off(arguments, cache):
+    assert invoke(keep_serve, "m", *arguments).exit_code == 0
+    assert SEEN[0].prefix_cache == cache
+
+
 def test_variables_fill_what_no_flag_gives(monkeypatch):
     monkeypatch.setenv("HYPERLANE_SERVE_SLOTS", "9")
     assert invoke(keep_serve, "m").exit_code == 0
