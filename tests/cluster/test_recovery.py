@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,8 @@ from hyperlane.core import Failed
 from hyperlane.errors import PipelineLost
 from hyperlane.node import start_serving
 from hyperlane.testing.fake_engine import fake_generate
-from hyperlane.testing.toy_cluster import PROMPT, answer, asked, rest, serve_config
+from hyperlane.testing.programmed import DeviceSpeed
+from hyperlane.testing.toy_cluster import PROMPT, WITHIN_S, ToyWorkers, answer, asked, rest, serve_config
 
 TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
 
@@ -160,3 +162,28 @@ def test_a_worker_without_which_nothing_fits_leaves_at_the_second_signal(tiny_mo
             assert answer(serving) == expected(serving, 24)
         leaving.terminate()
         assert leaving.wait(30) == 0
+
+
+@pytest.fixture
+def slow_and_fast(tmp_path):
+    """Workers of programmed speed, to be started."""
+    speeds = (DeviceSpeed(layer_ms=4.0, row_ms=1.0, token_ms=0.2), DeviceSpeed(layer_ms=0.5, row_ms=0.1, token_ms=0.02))
+    kinds = [ToyWorkers(speed.command(), tmp_path / str(number)) for number, speed in enumerate(speeds)]
+    yield kinds
+    for workers in kinds:
+        workers.stop()
+
+
+def test_a_faster_worker_that_comes_is_measured_while_nobody_asks_and_takes_over(tiny_model, slow_and_fast):
+    slow, fast = slow_and_fast
+    settings = serve_config(tiny_model, workers=(slow.start(),), use="best", measure="auto")
+    with start_serving(settings) as serving:
+        serving.offer(fast.start())
+        until_s = time.monotonic() + WITHIN_S
+        while places(serving) != set(fast.ports) or not serving.service.ready():
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        assert answer(serving) == expected(serving, 24)
+        status = serving.service.status()
+        assert status.plan.prediction is not None
+        assert status.losses == 0
