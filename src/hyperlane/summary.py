@@ -157,6 +157,8 @@ def status_text(status: HeadStatus) -> str:
         f"{status.requests_admitted} requests admitted, {status.requests_ended} ended, "
         f"{status.requests_refused} refused; {status.prompt_tokens} prompt and {status.completion_tokens} answer tokens"
     )
+    if status.losses:
+        counts += f"; {status.losses} pipeline(s) lost, their requests went on with the next one"
     cached = (
         f"{status.requests_continued} requests went on from what a slot held: {status.cached_tokens} prompt tokens "
         "not computed again"

@@ -19,7 +19,7 @@ QUESTIONS = (
     ({"temperature": 0.9, "seed": 7}, "List some fruits, and say how each one tastes."),
     ({"temperature": 1.2, "seed": 8, "presence_penalty": 1.0}, "Why is the sky blue?"),
 )
-TOKENS = 90
+TOKENS = 60
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,19 @@ class ServeFlags:
         None
     )
 
+    recovery_timeout_s: Annotated[
+        float | None,
+        _option(ServeConfig, "recovery_timeout_s", "--recovery-timeout", metavar="SECONDS", rich_help_panel=_PLAN),
+    ] = None
+    no_replan: Annotated[
+        bool, typer.Option("--no-replan", help="keep the running plan when workers come", rich_help_panel=_PLAN)
+    ] = False
+
     def resolve(self, model: str, common: CommonFlags) -> ServeConfig:
         """The configuration that these flags, the variables and the file make together."""
         given = _given(self)
+        if given.pop("no_replan", False):
+            given["replan"] = False
         if given.pop("no_prefix_cache", False):
             given["prefix_cache"] = "off"
         return config.load(ServeConfig, common.config, model=model, **given)

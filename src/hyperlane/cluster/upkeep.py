@@ -18,7 +18,7 @@ from hyperlane.cluster import rpc
 from hyperlane.cluster.breaker import Breakers
 from hyperlane.cluster.controller import Ask, Attendance, Controller, Pipeline, Present
 from hyperlane.cluster.local import LocalWorkers
-from hyperlane.cluster.mending import fits_beside, mended, same_places
+from hyperlane.cluster.mending import fits_beside, is_mended, mended, same_places
 from hyperlane.cluster.planning import Planned, Planning
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.worker_client import WorkerClient
@@ -33,6 +33,10 @@ SETTLE_S = 0.3
 
 LOOK_AGAIN_S = 10.0
 """Between two looks for workers that are away."""
+
+LOOK_SOON_S = 1.0
+MENDED_FOR_S = 60.0
+"""How long a plan that was mended is left as it is while requests run."""
 
 LONGEST_PAUSE_S = 10.0
 """Between two tries to build a pipeline; a worker that comes ends the pause."""
@@ -97,7 +101,8 @@ class Upkeep:
         self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
         self._breakers = Breakers()
         self._generation = 0
-        self._looks_again = False
+        self._look_again_s: float | None = None
+        self._since_s = clock()
         self._running: Pipeline | None = None
         self._task: asyncio.Task[None] | None = None
         self._revival: asyncio.Task[None] | None = None
@@ -173,7 +178,7 @@ class Upkeep:
 
     async def _next(self) -> _Lost | _Changed:
         """The next event; it is time for one as well to look for workers that are away, and to try one again."""
-        pauses = [self._breakers.next_half_open_s(self._clock()), LOOK_AGAIN_S if self._looks_again else None]
+        pauses = [self._breakers.next_half_open_s(self._clock()), self._look_again_s]
         with suppress(TimeoutError):
             async with asyncio.timeout(min((pause for pause in pauses if pause is not None), default=None)):
                 return await self._events.get()
@@ -181,7 +186,7 @@ class Upkeep:
 
     async def _look(self) -> Attendance:
         seen = await self._controller.look()
-        self._looks_again = bool(seen.missing)
+        self._look_again_s = LOOK_AGAIN_S if seen.missing else None
         return seen
 
     async def _settle(self) -> None:
@@ -243,7 +248,7 @@ class Upkeep:
         return await self._controller.change(self._ask, planned, self._verdict, self._leaves)
 
     async def _serve(self, pipeline: Pipeline) -> None:
-        self._running = pipeline
+        self._running, self._since_s = pipeline, self._clock()
         self._generation += 1
         self._head.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
         self._head.prove()
@@ -299,7 +304,11 @@ class Upkeep:
             return
         seen = await self._look()
         self._revive(seen)
-        planned = await self._without_leavers(running, seen) or await self._better(running, seen)
+        planned = await self._without_leavers(running, seen)
+        if planned is None and self._is_good_for_now(running):
+            self._look_again_s = LOOK_SOON_S
+            return
+        planned = planned or await self._better(running, seen)
         if planned is None or same_places(planned.plan, running.plan):
             return
         log.info("another plan takes over: %s", _places(planned.plan))
@@ -314,6 +323,11 @@ class Upkeep:
         except HyperlaneError as error:
             self._blame_loads(error)
             await self._after_failed_change(running, error)
+
+    def _is_good_for_now(self, running: Pipeline) -> bool:
+        """A plan that was mended serves those that are there to their end, if that is soon: to move costs a replay."""
+        young = self._clock() - self._since_s < MENDED_FOR_S
+        return is_mended(running.plan) and young and not self._head.idle()
 
     async def _without_leavers(self, running: Pipeline, seen: Attendance) -> Planned | None:
         leaving = {one.node.facts.control for one in seen.present if one.is_leaving}
@@ -344,7 +358,7 @@ class Upkeep:
 
     async def _measure_in_quiet(self, nodes: Sequence[Node]) -> None:
         """Somebody was never measured, and cannot be beside stages: while nobody asks for anything they go."""
-        self._looks_again = True
+        self._look_again_s = LOOK_AGAIN_S
         if not self._head.idle():
             return
         log.info("nobody waits: workers are measured that never were")
