@@ -6,6 +6,7 @@ Decides nothing by itself; knows which class plays which role.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -46,8 +47,10 @@ from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
 from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
-from hyperlane.models.resolve import Library, name_of, resolve
-from hyperlane.models.source import ModelFiles, facts_of, open_model, tokenizer_of
+from hyperlane.models.http_ranges import open_ranges
+from hyperlane.models.opened import open_asked
+from hyperlane.models.resolve import Library, copy_of
+from hyperlane.models.source import facts_of, tokenizer_of
 from hyperlane.stage.lease import LEASE_S
 from hyperlane.store.cache import Cache
 from hyperlane.store.tensor_store import TensorStore
@@ -114,7 +117,7 @@ def start_serving(
     """
     with ExitStack() as parts:
         cluster = _Cluster(config, report, parts, worker_command, looking)
-        tokenizer = tokenizer_of(cluster.file)
+        tokenizer = tokenizer_of(cluster.model)
         template = chat_template_of(tokenizer, config.chat_template)
         options = HeadOptions(
             max_step_tokens=config.step_tokens,
@@ -142,7 +145,7 @@ def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | N
     Raises as `start_serving`.
     """
     with ExitStack() as parts:
-        cluster = _Cluster(config, report, parts, None, looking)
+        cluster = _Cluster(config, report, parts, None, looking, plan_only=True)
         controller = cluster.controller()
         return cluster.loop.run(controller.outlook(cluster.ask(), cluster.planning()))
 
@@ -165,7 +168,10 @@ class _Cluster:
         parts: ExitStack,
         worker_command: tuple[str, ...] | None,
         looking: Looking | None,
+        *,
+        plan_only: bool = False,
     ) -> None:
+        """`plan_only`: nothing will be loaded, so that the model's weights need not be here."""
         self._config = config
         self._looking = looking
         self._around: Surroundings | None = None
@@ -174,30 +180,31 @@ class _Cluster:
         self._profiler: ClusterProfiler | None = None
         self._report = report
         self._parts = parts
+        self._trust = opening.head_trust(config.paths)
         digests = DigestCache(config.paths.digests)
         library = Library(config.paths.models, config.offline, digests)
-        self.path = resolve(config.model, library, _download_report(report))
-        self.file: ModelFiles = open_model(self.path, digests)
-        parts.callback(self.file.close)
-        self._trust = opening.head_trust(config.paths)
+        whole = not (plan_only or config.workers or self._expected())
+        self._opened = open_asked(config.model, library, digests, _download_report(report), whole=whole)
+        self.model = self._opened.model
+        parts.callback(self._opened.close)
         options = _local_options(config, worker_command, self._trust, reached=self._expected() > 0)
         self._local = LocalWorkers(config.local_worker_count, options)
         parts.callback(self._local.close)
-        report(Progress("head", f"reading {self.path.name}"))
-        self.facts = replace(facts_of(self.file, config.weights), name=name_of(config.model, self.path))
+        report(Progress("head", f"reading {self._opened.name}"))
+        self.facts = replace(facts_of(self.model, config.weights), name=self._opened.name)
         self.loop = BackgroundLoop("control-plane")
         parts.callback(self.loop.close)
 
     def ask(self) -> Ask:
         """What is to run."""
         config, context = self._config, context_of(self._config.context, self.facts)
-        cost = stage_cost(self.facts, self.file, config.slots, context, config.step_tokens)
+        cost = stage_cost(self.facts, self.model, config.slots, context, config.step_tokens)
         chunk = Policy(max_step_tokens=config.step_tokens, prompt_chunk=config.prompt_chunk).chunk
         use = Use(config.slots, context, chunk, config.frames_in_flight, Wire(config.wire).counted)
         return Ask(
-            wanted=wanted(self.facts, self.file, cost, use),
-            file=self.path,
-            places=self.file,
+            wanted=wanted(self.facts, self.model, cost, use),
+            file=self._opened.path,
+            places=self.model,
             step_tokens=config.step_tokens,
             connect_timeout_s=config.connect_timeout_s,
             load_timeout_s=config.load_timeout_s,
@@ -327,7 +334,8 @@ def run_worker(
     threads, identity = config.threads or usable_cores(), finding.identity_of(config.paths, trust)
 
     cache = Cache(config.paths.cache, load(CacheConfig, paths=config.paths).limit)
-    weights = WeightRoom(digests, TensorStore(config.paths.tensors), cache, trust)
+    copies = functools.partial(copy_of, library=Library(config.paths.models, offline=True))
+    weights = WeightRoom(digests, TensorStore(config.paths.tensors), cache, trust, open_ranges, copies)
     setup = WorkerSetup(
         listen=listen,
         announce=config.announce,
@@ -335,7 +343,7 @@ def run_worker(
         memory_limit=config.memory,
         device=chosen.device,
         load_engine=engine_loader(weights, chosen.build),
-        holds_model=lambda fingerprint, path: holds_model(fingerprint, path, digests),
+        holds_model=lambda model, path: holds_model(model, path, digests) or copies(model) is not None,
         lease_s=lease_s,
         trust=trust,
         drain_s=config.drain_s,

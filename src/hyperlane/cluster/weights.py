@@ -52,6 +52,7 @@ class WeightRoom:
     """What a worker needs to get weights: where it keeps them, whom it trusts, how it reads from the hub.
 
     `trust` None: everybody it fetches from is on this machine. `open_ranges` None: it does not ask the hub.
+    `find_copy`: by fingerprint a whole model that was downloaded to this machine for another purpose.
     """
 
     digests: DigestCache
@@ -59,6 +60,7 @@ class WeightRoom:
     cache: Cache
     trust: Trust | None = None
     open_ranges: OpenRanges | None = None
+    find_copy: Callable[[str], Path | None] = lambda _fingerprint: None
 
 
 def engine_loader(room: WeightRoom, build: BuildEngine) -> LoadEngine:
@@ -94,15 +96,21 @@ def open_weights(
         return
     model = order.spec.model
     try:
-        file = open_model(Path(order.weights.path_hint), room.digests)
+        file = open_model(_own_file(order, room), room.digests)
     except UnknownModel as error:
         raise LoadFailed(f"this worker has no copy of {model.name}, and was named nobody who has: {error}") from error
     with file:
         if file.fingerprint != model.fingerprint:
-            raise LoadFailed(
-                f"{order.weights.path_hint} is another model than {model.name}, or was changed since it was planned"
-            )
+            raise LoadFailed(f"{file.path} is another model than {model.name}, or was changed since it was planned")
         yield file
+
+
+def _own_file(order: LoadOrder, room: WeightRoom) -> Path:
+    """The file that the head named, as this machine sees it, else a copy that was downloaded here."""
+    named = Path(order.weights.path_hint)
+    if order.weights.path_hint and named.exists():
+        return named
+    return room.find_copy(order.spec.model.fingerprint) or named
 
 
 def _fetched(order: LoadOrder, room: WeightRoom, progress: Callable[[LoadProgress], None]) -> Iterator[StoredSource]:
