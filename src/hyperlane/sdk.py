@@ -59,8 +59,9 @@ class AutoDistributedModel:
 
         With no workers named it runs on this machine and on those of its cluster that are found (`DiscoveryManager`).
 
-        `model`: a name of the catalogue or a path. `workers`: control addresses, HOST:PORT. `report` is told how
-        the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as `slots` or `context`.
+        `model`: a name of the catalogue, hf.co/OWNER/REPO:QUANTISATION, a URL or a path. `workers`: control addresses,
+        HOST:PORT. `report` is told how the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as
+        `slots` or `context`.
 
         Raises:
             UsageError: an unknown model or setting.

@@ -36,6 +36,8 @@ FETCHING = "fetching weights"
 
 def holds_model(fingerprint: str, path: str, digests: DigestCache) -> bool:
     """Whether the file at `path` on this machine is that model."""
+    if not path:
+        return False
     try:
         with open_model(Path(path), digests) as file:
             return file.fingerprint == fingerprint
@@ -143,7 +145,7 @@ def _sources(order: LoadOrder, room: WeightRoom, places: Mapping[str, TensorPlac
         found.append(ServerSource(SourceKind.HEAD, weights.server, channel, fingerprint, weights.token))
     if weights.files and room.open_ranges is not None:
         files = [room.open_ranges(file) for file in weights.files]
-        found.append(HubSource(weights.files[0].url, files, places))
+        found.append(HubSource("the hub", files, places))
     return found
 
 

@@ -72,7 +72,7 @@ class WorkerService:
         """Any version is answered: the caller finds out from the answer that it is another one."""
         facts = await asyncio.to_thread(self._face.facts)
         holds, share_port = False, 0
-        if request.fingerprint and request.path_hint:
+        if request.fingerprint:
             holds = await asyncio.to_thread(self._face.holds_model, request.fingerprint, request.path_hint)
         if request.fingerprint and not holds:
             share_port = await asyncio.to_thread(self._face.share_port)

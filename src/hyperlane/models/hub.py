@@ -17,7 +17,8 @@ from hyperlane.models.ranges import RemoteFile
 from hyperlane.models.reference import HUB_HOSTS, HubReference
 
 HOW_TO_LOG_IN = (
-    "If it is yours or you were granted access, log in with `hf auth login` or set HF_TOKEN to a token of your account"
+    "If it is yours or you were granted access, log in with `hf auth login`, or set HF_TOKEN to a token of yours, on "
+    "every machine that reads from the hub"
 )
 ANSWER_S = 15.0
 _TRIES = 4
