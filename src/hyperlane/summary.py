@@ -53,6 +53,12 @@ def plan_line(plan: Plan) -> str:
     )
 
 
+def carried_line(plan: Plan) -> str:
+    """What the links between stages carry, in one line; empty where there are none."""
+    links = [f"{stage.index} → {stage.index + 1} {plan.precisions[stage.index + 1]}" for stage in plan.stages[:-1]]
+    return "links between stages: " + ", ".join(links) if links else ""
+
+
 def prediction_line(plan: Plan) -> str:
     """What a plan is expected to do, in one line; empty for a plan that was made without measurements."""
     said = plan.prediction

@@ -61,4 +61,6 @@ def _text(found: Outlook) -> str:
         parts.append(survey_text(found.survey))
     elif found.plan is not None:
         parts.append(summary.plan_table(found.plan))
-    return "\n\n".join(parts)
+    if found.plan is not None:
+        parts.append(summary.carried_line(found.plan))
+    return "\n\n".join(filter(None, parts))

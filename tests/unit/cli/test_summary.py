@@ -7,9 +7,10 @@ import pytest
 
 from hyperlane import summary
 from hyperlane.answer import Answer
-from hyperlane.core import Achieved, Finished, FinishReason, HeadStatus, Prediction, RequestTimings, Usage
+from hyperlane.core import Achieved, Finished, FinishReason, HeadStatus, Precision, Prediction, RequestTimings, Usage
 from hyperlane.plain import plain, revive
 from hyperlane.testing.fake_generator import FakeGenerator
+from hyperlane.testing.toy import toy_facts, toy_plan
 
 
 @pytest.fixture
@@ -80,6 +81,14 @@ def test_a_status_for_people_names_load_and_stages(status):
 def test_a_plan_for_people_has_a_row_for_each_stage(status):
     assert len(summary.plan_table(status.plan).splitlines()) == 1 + len(status.plan.stages)
     assert summary.plan_line(status.plan) == "toy: 4 layers on 2 worker(s), 4 slots of 512 tokens"
+
+
+def test_each_link_between_stages_is_named_with_what_it_carries():
+    raw, int8, int4 = Precision
+    plan = dataclasses.replace(toy_plan(toy_facts(), stages=3), precisions=(raw, int8, int4, raw))
+    assert summary.carried_line(plan) == "links between stages: 0 → 1 int8, 1 → 2 int4"
+    assert summary.carried_line(toy_plan(toy_facts(), stages=1)) == ""
+    assert [row.split()[-1] for row in summary.plan_table(plan).splitlines()] == ["sends", "int8", "int4", "candidates"]
 
 
 def test_predicted_speed_stands_beside_achieved(status):
