@@ -30,7 +30,7 @@ from predicted_head import Run, Speeds
 
 from hyperlane.bench.machine import describe_machine
 from hyperlane.config import Paths, usable_cores
-from hyperlane.models.resolve import resolve
+from hyperlane.models.resolve import Library, resolve
 from hyperlane.testing.lan import Host, Lan, missing
 from hyperlane.testing.lan_relay import Shape
 from hyperlane.testing.programmed import DeviceSpeed
@@ -249,7 +249,7 @@ def _models() -> Iterator[dict[bool, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         yield {
             False: write_tiny_model(Path(folder) / "programmed.gguf", PROGRAMMED_MODEL),
-            True: resolve(REAL_MODEL, Paths().models),
+            True: resolve(REAL_MODEL, Library(Paths().models)),
         }
 
 
