@@ -10,7 +10,8 @@ from hyperlane.wire.frame import Copy, Frame, Message
 PlacePayload = Callable[[Frame], memoryview]
 """Given a received frame without its payload, returns the writable bytes that the payload goes into (exact length).
 
-Called once for each step frame as soon as its header, rows and timings are there, also when the payload is empty.
+Called for each step frame as soon as its header, rows and timings are there, also when the payload is empty, and
+perhaps again, to no effect, while the next frame is expected: only what the last call gave is written to.
 """
 
 

@@ -67,7 +67,7 @@ class TcpLink:
             raise LinkClosed(f"the link with {self._peer} is closed")
         try:
             if not reader.in_mid_frame and self._look is not None:
-                self._await(self._look)
+                self._await(self._look, place)
             while (message := reader.next(place)) is None:
                 count = self._sock.recv_into(reader.buffer())
                 if not count:
@@ -102,12 +102,12 @@ class TcpLink:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
-    def _await(self, look: Callable[[float | None], object]) -> None:
+    def _await(self, look: Callable[[float | None], object], place: PlacePayload) -> None:
         """Until there is something to receive, or the end."""
         if isinstance(self._sock, TlsStream) and self._sock.pending:
             return
         began_s = time.perf_counter()
-        await_frame(self._expected, look, began_s, self._reader.rehearse)
+        await_frame(self._expected, look, began_s, lambda: self._reader.rehearse(place))
         self._expected.note(time.perf_counter() - began_s)
 
     def _end_of_stream(self) -> LinkError:
