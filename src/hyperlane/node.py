@@ -350,6 +350,6 @@ def run_worker(
         identity=identity,
         sharing=Sharing(config.paths.tensors, config.paths.state / "logs", trust.folder if trust else None),
         beacon=None if discovery is None or config.announce else finding.beacon(discovery, listen, trust),
-        profiler=chosen.profiler(threads, identity.machine, config.paths.cache / "profiles"),
+        profiler=chosen.profiler(threads, identity.machine, config.paths.cache / "profiles", config.memory),
     )
     asyncio.run(worker.serve(setup))

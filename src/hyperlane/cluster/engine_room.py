@@ -37,13 +37,16 @@ class EngineRoom:
     build: Callable[[StageSpec, TensorSource, Callable[[LoadProgress], None]], Engine]
     sample: Build | None = None
 
-    def profiler(self, threads: int, machine_hash: str, folder: Path) -> Profiler:
-        """What steps cost in this room, on this machine, with so many threads; remembered below a folder."""
+    def profiler(self, threads: int, machine_hash: str, folder: Path, limit: int | None = None) -> Profiler:
+        """What steps cost in this room, on this machine, with so many threads; remembered below a folder.
+
+        `limit`: bytes that the worker may use, if it was told.
+        """
         device = self.device
         sample = self.sample or (lambda spec, source: self.build(spec, source, lambda _progress: None))
         what = (device.device, device.provider, device.runtime_version, machine.driver_version(), str(threads))
         return Profiler(
-            lambda: Bench(sample, threads, device.taken_memory, device.free_memory() // 2),
+            lambda: Bench(sample, threads, device.taken_memory, min(device.free_memory(), limit or 1 << 62) // 2),
             (*what, machine_hash, __version__),
             ProfileShelf(folder),
         )
