@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
+from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.mending import is_mended
 from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.planner.curve import Curve
@@ -17,12 +18,12 @@ from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Obje
 from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 from hyperlane.cluster.planner.survey import Survey
 from hyperlane.cluster.precisions import Wire, with_precisions
-from hyperlane.cluster.profile.measured import Measured, Measures, Node
+from hyperlane.cluster.profile.measured import Measured, Measures, Node, Route, dialled
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import reached_from
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.core import Address, Plan, WorkerFacts
-from hyperlane.errors import HyperlaneError, NotTrusted, VersionMismatch, WorkerBusy, WorkerUnreachable
+from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, VersionMismatch, WorkerBusy, WorkerUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +51,15 @@ class Planned:
 
     plan: Plan
     measured: Measured | None = None
+    routes: tuple[Route, ...] = ()
+    """Of the paths, where nothing else was measured."""
 
     def data_port(self, source: WorkerFacts | None, target: WorkerFacts) -> Address:
         """Where `source` (None: the head) dials the data port of `target`: on the best path that was measured."""
-        if self.measured is not None:
-            best = self.measured.address(HEAD if source is None else source.name, target.name)
-            if best is not None:
-                return best
+        routes = self.routes if self.measured is None else self.measured.routes
+        best = dialled(routes, HEAD if source is None else source.name, target.name)
+        if best is not None:
+            return best
         return target.data if source is None else reached_from(source.control, target.data)
 
 
@@ -94,7 +97,8 @@ class Planning:
         needed = len(nodes) > 1 or self._wishes.layers
         measured = await self._measured(wanted, nodes) if needed else None
         if measured is None:
-            return Planned(self._linked(self._unmeasured(wanted, nodes)))
+            plan = self._linked(self._unmeasured(wanted, nodes))
+            return Planned(plan, routes=await self._routes(nodes))
         choice = self._partitioner.plan(measured.facts, wanted.workload, self._wishes.layers)
         return Planned(self._linked(choice.plan, measured), measured)
 
@@ -147,6 +151,16 @@ class Planning:
             return replace(asked, prediction=None)
         planner = ProportionalPlanner()
         return planner.plan(workload.model, workers, workload.cost, workload.slots, workload.context)
+
+    async def _routes(self, nodes: Sequence[Node]) -> tuple[Route, ...]:
+        """The best of the paths to workers of other machines, as far as they can be measured."""
+        if self._measures is None or all(is_loopback(node.facts.data.host) for node in nodes):
+            return ()
+        try:
+            return await self._measures.routes(nodes, self._report)
+        except ClusterError as error:
+            log.warning("links go over the addresses that workers were found at: %s", error)
+            return ()
 
     async def _measured(self, wanted: Wanted, nodes: Sequence[Node]) -> Measured | None:
         """None, and a warning, where measuring fails for another reason than that a worker is not there."""

@@ -38,6 +38,11 @@ class Measuring:
         facts = self.facts.refreshed([node.facts for node in nodes])
         return Measured(facts, (Route(HEAD, "n0", BEST), Route("n0", "n1", BEST)))
 
+    async def routes(self, nodes: Sequence[Node], report: object) -> tuple[Route, ...]:
+        if self.error is not None:
+            raise self.error
+        return (Route(HEAD, "n0", BEST),)
+
 
 def nodes_of(facts: ClusterFacts) -> list[Node]:
     return [Node(WorkerClient(Address("10.0.0.1", worker.control.port)), worker) for worker in facts.workers]
@@ -100,6 +105,15 @@ def test_layers_by_hand_are_taken_measured_or_not(measured):
     assert (planned.plan.prediction is not None) == measured
     with pytest.raises(ConfigError, match="leaves out layers 3:8"):
         plan(measuring, facts, Wishes(layers=("n1=0:3",)))
+
+
+def test_a_worker_alone_on_another_machine_is_reached_over_the_best_path_to_it():
+    facts = made_up_cluster([FAST])
+    worker = replace(facts.workers[0], data=Address("10.0.0.1", 7421))
+    facts = replace(facts, workers=(worker,))
+    assert plan(Measuring(facts), facts).data_port(None, worker) == BEST
+    assert plan(Measuring(facts, ClusterError("no")), facts).data_port(None, worker) == worker.data
+    assert plan(None, facts).data_port(None, worker) == worker.data
 
 
 def test_links_go_over_the_best_paths_that_were_measured():

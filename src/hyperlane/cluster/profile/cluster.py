@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, HeadCost, SharedCores, pools_of
+from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, HeadCost, PathFacts, SharedCores, pools_of
 from hyperlane.cluster.profile.head_cost import measure_head
-from hyperlane.cluster.profile.measured import Measured, Node
+from hyperlane.cluster.profile.measured import Measured, Node, Route, dialled
 from hyperlane.cluster.profile.pairs import machine_of
 from hyperlane.cluster.profile.paths import PathBook
 from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
@@ -50,9 +50,14 @@ class ClusterProfiler:
             pools=pools_of(workers),
             machines=shared_cores(workers),
         )
-        measured = Measured(facts, routes)
-        self._links = links_of(measured)
-        return measured
+        self._links = links_of(paths, routes)
+        return Measured(facts, routes)
+
+    async def routes(self, nodes: Sequence[Node], report: Report) -> tuple[Route, ...]:
+        """See `Measures`."""
+        paths, routes = await self._paths.measure(nodes, report)
+        self._links = links_of(paths, routes)
+        return routes
 
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A status with what was measured last of the paths. From any thread."""
@@ -112,12 +117,12 @@ def _device(worker: WorkerFacts, profile: DeviceProfile, shape: ProfileShape) ->
     )
 
 
-def links_of(measured: Measured) -> tuple[LinkStatus, ...]:
+def links_of(paths: Sequence[PathFacts], routes: Sequence[Route]) -> tuple[LinkStatus, ...]:
     """The paths, each with where it is dialled: the head dials those to it as well."""
     found = []
-    for path in measured.facts.paths:
+    for path in paths:
         ends = (HEAD, path.source) if path.target == HEAD else (path.source, path.target)
-        address = measured.address(*ends)
+        address = dialled(routes, *ends)
         if address is not None:
             found.append(LinkStatus(path.source, path.target, address, path.rtt_s * 1e6, path.bytes_per_s))
     return tuple(found)

@@ -34,8 +34,13 @@ class Measured:
 
         The head dials both ends of its ring: the last stage's link to it is its own route to that worker.
         """
-        found = (route.address for route in self.routes if (route.source, route.target) == (source, target))
-        return next(found, None)
+        return dialled(self.routes, source, target)
+
+
+def dialled(routes: Sequence[Route], source: str, target: str) -> Address | None:
+    """Where `source` dials `target`; None: no path was measured."""
+    found = (route.address for route in routes if (route.source, route.target) == (source, target))
+    return next(found, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +66,8 @@ class Measures(Protocol):
             ClusterError: a worker's device cannot compute such a layer.
 
         """
+        ...
+
+    async def routes(self, nodes: Sequence[Node], report: Report) -> tuple[Route, ...]:
+        """The paths alone, as `measure` does them; for a plan that needs no costs. Raises as `measure`."""
         ...
