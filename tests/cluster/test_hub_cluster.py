@@ -88,9 +88,9 @@ def workers(hub: HubStandIn, tmp_path: Path) -> Iterator[Workers]:
     started.stop()
 
 
-def run(hub: HubStandIn, home: Path, *arguments: str) -> str:
+def run(hub: HubStandIn, home: Path, *arguments: str, **environ: str) -> str:
     """Standard output of a head that ran to its end."""
-    with Program(*arguments, home=home, environ=environment(hub, home, "head")) as program:
+    with Program(*arguments, home=home, environ=environment(hub, home, "head") | environ) as program:
         program.end_input()
         code = program.wait()
     assert code == 0, program.stderr
@@ -119,8 +119,9 @@ def test_each_worker_fetches_its_own_layers_from_the_hub_and_nobody_the_whole_fi
     assert not [path for path in tmp_path.rglob("*.gguf") if path != model]
 
     sent = hub.bytes_sent("Q4_0.gguf")
-    assert run(hub, tmp_path / "head", "run", MODEL, *ASKED, *parts) == spread
-    assert hub.bytes_sent("Q4_0.gguf") == sent, "a second start asks for no byte"
+    unplugged = {"HF_ENDPOINT": "http://127.0.0.1:1"}
+    assert run(hub, tmp_path / "head", "run", MODEL, *ASKED, *parts, **unplugged) == spread
+    assert hub.bytes_sent("Q4_0.gguf") == sent, "a second start asks for no byte, and needs no hub"
 
 
 def test_a_plan_reads_the_header_alone(hub, tmp_path):

@@ -10,8 +10,8 @@ from hyperlane.models.download import Progress
 from hyperlane.models.http_ranges import NoRanges
 from hyperlane.models.remote_checkpoint import RemoteCheckpoint, open_remote_checkpoint
 from hyperlane.models.remote_gguf import RemoteGguf, open_remote
+from hyperlane.models.remote_model import RemoteModel
 from hyperlane.models.resolve import Library, locate, name_of, resolve
-from hyperlane.models.shelf import RemoteModel
 from hyperlane.models.source import ModelFiles, open_model
 
 

@@ -18,8 +18,8 @@ from hyperlane.models.checkpoint_table import INDEX, SINGLE, read_shards
 from hyperlane.models.http_ranges import open_ranges
 from hyperlane.models.kept_bytes import keep
 from hyperlane.models.ranges import RemoteFile, TensorPlace
+from hyperlane.models.remote_model import RemoteModel
 from hyperlane.models.safetensors_header import LENGTH_BYTES, StoredTensor, header_bytes, read_header
-from hyperlane.models.shelf import RemoteModel
 from hyperlane.models.whole_file import Wanted, bring_file
 
 FIRST_BYTES = 1 << 18

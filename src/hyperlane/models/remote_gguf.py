@@ -16,6 +16,7 @@ from hyperlane.errors import MalformedModel
 from hyperlane.models.gguf_header import GgufHeader
 from hyperlane.models.gguf_values import IncompleteHeader
 from hyperlane.models.http_ranges import open_ranges
+from hyperlane.models.inventory import ROPE_FACTORS
 from hyperlane.models.kept_bytes import keep
 from hyperlane.models.ranges import ByteRanges, RemoteFile, TensorPlace
 
@@ -24,15 +25,24 @@ GROWTH = 4
 MAX_HEADER_BYTES = 256 << 20
 """No vocabulary comes near; a file that claims more is not read to its end."""
 
+MAX_KEPT_BYTES = 1 << 20
+"""Of the one tensor that is part of the facts: Llama 3's rotary factors, 256 bytes in its files."""
+
 Opener = Callable[[RemoteFile], ByteRanges]
 
 
 class RemoteGguf(GgufHeader):
     """The header of a remote file. As `TensorPlaces` it says where workers find their tensors."""
 
-    def __init__(self, file: RemoteFile, data: bytes, path: Path, opener: Opener = open_ranges) -> None:
-        """Read the header from `data`, the beginning of the file called `path`. Raises as `GgufHeader`."""
+    def __init__(
+        self, file: RemoteFile, data: bytes, path: Path, opener: Opener = open_ranges, kept: Path | None = None
+    ) -> None:
+        """Read the header from `data`, the beginning of the file called `path`. Raises as `GgufHeader`.
+
+        `kept`: beside it the few tensors that are small and were read are kept.
+        """
         super().__init__(data, path, file.size)
+        self._kept = kept
         self._file = file
         self._opener = opener
 
@@ -67,6 +77,14 @@ class RemoteGguf(GgufHeader):
         place = self.place(name)
         if place is None:
             raise MalformedModel(f"{self.path.name}: there is no tensor '{name}'")
+        if self._kept is None or name != ROPE_FACTORS or place.info.nbytes > MAX_KEPT_BYTES:
+            return self._fetch(place)
+        kept = self._kept.with_suffix(f".{name}")
+        if not kept.is_file() or kept.stat().st_size != place.info.nbytes:
+            keep(kept, self._fetch(place).tobytes())
+        return np.frombuffer(kept.read_bytes(), np.uint8)
+
+    def _fetch(self, place: TensorPlace) -> npt.NDArray[np.uint8]:
         ranges = self._opener(self._file)
         try:
             return np.frombuffer(ranges.read(place.offset, place.info.nbytes), np.uint8)
@@ -85,15 +103,15 @@ def open_remote(file: RemoteFile, name: str, headers: Path, opener: Opener = ope
     kept, path = headers / f"{_key(file)}.gguf-header", Path(name)
     if kept.is_file():
         try:
-            return RemoteGguf(file, kept.read_bytes(), path, opener)
+            return RemoteGguf(file, kept.read_bytes(), path, opener, kept)
         except MalformedModel:
             kept.unlink(missing_ok=True)  # damaged on this disk: read anew
-    model = _read(file, path, opener)
+    model = _read(file, path, opener, kept)
     keep(kept, model.header())
     return model
 
 
-def _read(file: RemoteFile, path: Path, opener: Opener) -> RemoteGguf:
+def _read(file: RemoteFile, path: Path, opener: Opener, kept: Path) -> RemoteGguf:
     """More and more of the file's beginning, until the header is whole."""
     ranges, data, wanted = opener(file), b"", FIRST_BYTES
     try:
@@ -101,7 +119,7 @@ def _read(file: RemoteFile, path: Path, opener: Opener) -> RemoteGguf:
             end = min(wanted, file.size)
             data += ranges.read(len(data), end - len(data))
             try:
-                return RemoteGguf(file, data, path, opener)
+                return RemoteGguf(file, data, path, opener, kept)
             except IncompleteHeader:
                 if wanted >= MAX_HEADER_BYTES:
                     raise MalformedModel(f"{path}: its header has more than {MAX_HEADER_BYTES >> 20} MiB") from None

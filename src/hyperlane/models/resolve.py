@@ -11,7 +11,8 @@ from hyperlane.models.catalogue import CatalogueEntry
 from hyperlane.models.digests import DigestCache
 from hyperlane.models.download import Progress, fetch
 from hyperlane.models.reference import HubReference, LocalReference, Reference, UrlReference, parse
-from hyperlane.models.shelf import RemoteModel, Shelf
+from hyperlane.models.remote_model import RemoteModel
+from hyperlane.models.shelf import Shelf
 
 
 @dataclass(frozen=True, slots=True)

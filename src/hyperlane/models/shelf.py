@@ -21,6 +21,8 @@ from hyperlane.models.digests import WHOLE, DigestCache, FileState
 from hyperlane.models.http_ranges import look_at
 from hyperlane.models.hub_choice import HubFile, choose
 from hyperlane.models.reference import HubReference, UrlReference
+from hyperlane.models.remembered import Remembered
+from hyperlane.models.remote_model import RemoteModel
 from hyperlane.models.whole_file import Wanted, bring_file, check_space
 
 log = logging.getLogger(__name__)
@@ -88,20 +90,6 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteModel:
-    """A model that is elsewhere, with all that is needed to read it there. `wanted` and `paths` go together.
-
-    `key` tells one content from another.
-    """
-
-    name: str
-    key: str
-    wanted: tuple[Wanted, ...]
-    paths: tuple[str, ...]
-    is_checkpoint: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """An answer to a reference: what is to be had, and what its papers will say."""
 
@@ -146,21 +134,26 @@ class Shelf:
         return _to_open(found.papers, folder)
 
     def locate(self, reference: HubReference | UrlReference) -> Path | RemoteModel:
-        """As `bring`, but downloads nothing: a model that is not here is told where it is."""
-        found = self._ask(reference)
+        """As `bring`, but downloads nothing: a model that is not here is told where it is, or was when asked last."""
+        memory = Remembered(self._models / "seen")
+        try:
+            found = self._ask(reference)
+        except hub.Unreachable:
+            known = None if self._offline else memory.find(str(reference))
+            if known is None:
+                raise
+            log.warning("%s cannot be asked; what was read of it before is used", reference)
+            return known
         if isinstance(found, Kept):
             return found.path
         folder = self._folder(found)
         if _is_whole(found.papers, folder):
             return _to_open(found.papers, folder)
         name = found.papers.files[0].name if not found.papers.is_checkpoint else found.papers.origin.rsplit("/", 1)[-1]
-        return RemoteModel(
-            name,
-            found.key,
-            found.wanted,
-            tuple(file.path for file in found.papers.files),
-            found.papers.is_checkpoint,
-        )
+        paths = tuple(file.path for file in found.papers.files)
+        model = RemoteModel(name, found.key, found.wanted, paths, found.papers.is_checkpoint)
+        memory.keep(str(reference), model)
+        return model
 
     def kept(self) -> list[Kept]:
         """What is here whole, by origin."""

@@ -10,8 +10,9 @@ from hyperlane.errors import MalformedModel, TransferError
 from hyperlane.models.checkpoint import Checkpoint
 from hyperlane.models.reference import HubReference
 from hyperlane.models.remote_checkpoint import open_remote_checkpoint
+from hyperlane.models.remote_model import RemoteModel
 from hyperlane.models.resolve import Library, copy_of
-from hyperlane.models.shelf import RemoteModel, Shelf
+from hyperlane.models.shelf import Shelf
 from hyperlane.models.source import facts_of, tokenizer_of
 from hyperlane.testing.checkpoints import write_checkpoint
 from hyperlane.testing.hub import HubStandIn

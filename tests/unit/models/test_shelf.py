@@ -14,8 +14,9 @@ from hyperlane.models.digests import WHOLE, DigestCache, FileState
 from hyperlane.models.hub import Unreachable
 from hyperlane.models.listing import find, remove, rows
 from hyperlane.models.reference import HubReference, UrlReference
+from hyperlane.models.remote_model import RemoteModel
 from hyperlane.models.resolve import Library, copy_of, resolve
-from hyperlane.models.shelf import PAPERS, RemoteModel, Shelf
+from hyperlane.models.shelf import PAPERS, Shelf
 from hyperlane.testing.hub import HubStandIn
 
 LARGE = random.Random(2).randbytes(1 << 20)
@@ -251,6 +252,23 @@ def test_with_the_hub_gone_the_copy_that_is_here_is_used(hub, repository, shelf,
         shelf.bring(Q8)
     with pytest.raises(Unreachable):
         shelf.bring(HubReference("another/repo"))
+
+
+def test_with_the_hub_gone_a_model_that_was_looked_at_is_where_it_was(hub, repository, shelf, models, nobody, caplog):
+    hub.add("owner/checkpoint", CHECKPOINT)
+    references = [Q4, HubReference("owner/checkpoint")]
+    seen = [shelf.locate(reference) for reference in references]
+    nobody()
+    assert [shelf.locate(reference) for reference in references] == seen
+    assert "what was read of it before is used" in caplog.text
+    with pytest.raises(Unreachable):
+        shelf.locate(Q8)
+    with pytest.raises(TransferError, match="--offline"):
+        Shelf(models, offline=True).locate(Q4)
+    for kept in (models / "seen").iterdir():
+        kept.write_text('{"wanted": 3}')
+    with pytest.raises(Unreachable):
+        shelf.locate(Q4)
 
 
 def test_offline_nobody_is_asked(hub, repository, shelf, models):
