@@ -236,7 +236,8 @@ def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> S
     """The next frame, or None when nothing can be sent before a frame comes back or a lane is admitted.
 
     - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
-      flight when every group keeps `min_group_rows`; a lane that was served longest ago goes first.
+      flight when every group keeps `min_group_rows`, each group a range of neighbouring slots; the group of the lane
+      that was served longest ago goes first.
     - Answers that are replayed have a row in every frame: they wait for no answer.
     - What is left of the token budget goes to chunks of prompts, whole ones; beside streams that decode only as many
       of their tokens as there is `room` for, two at least: these may double the time between two tokens, or more where
@@ -259,9 +260,9 @@ def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> S
 
 
 def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane], room: Room) -> StepPlan | None:
-    streams = sum(lane.sent >= lane.prompt and not lane.is_replayed for lane in lanes.running.values())
+    streams = len(_streams(lanes))
     groups = max(1, min(policy.decode_groups, streams // policy.min_group_rows))
-    decodes = _decodes(lanes, ready, policy, streams, groups)
+    decodes = _decodes(lanes, ready, policy, groups)
     prompts = _in_turn([lane for lane in ready if lane.sent < lane.prompt], lanes.steps)
     if not (prompts and streams):
         return _fill(lanes, policy, decodes, prompts, whole_logits=False)
@@ -271,8 +272,12 @@ def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane], room: Room) 
     return _fill(lanes, policy, decodes, prompts, whole_logits=False, prompt_tokens=tokens)
 
 
-def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, decoding: int, groups: int) -> list[Lane]:
-    """The rows of one token that may leave now."""
+def _streams(lanes: Lanes) -> list[Lane]:
+    return [lane for lane in lanes.running.values() if lane.sent >= lane.prompt and not lane.is_replayed]
+
+
+def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, groups: int) -> list[Lane]:
+    """The rows of one token that may leave now, by slot: a range of slots is one run of an engine."""
     one_by_one = [lane for lane in ready if lane.sent >= lane.prompt]
     replayed = [lane for lane in one_by_one if lane.is_replayed]
     has_prompts = len(one_by_one) < len(ready)
@@ -280,7 +285,17 @@ def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, decoding: int,
     if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) >= groups:
         return replayed[:budget]
     waiting = [lane for lane in one_by_one if not lane.is_replayed]
-    return [*_by_wait(waiting)[: -(-decoding // groups)], *replayed][:budget]
+    chosen = [*_by_wait(_group(lanes, waiting, groups)), *replayed][:budget]
+    return sorted(chosen, key=lambda lane: lane.slot)
+
+
+def _group(lanes: Lanes, waiting: list[Lane], groups: int) -> list[Lane]:
+    """Of those that wait, the group of the one that was served longest ago; a group's slots are neighbours."""
+    streams = sorted(_streams(lanes), key=lambda lane: lane.slot)
+    size = -(-len(streams) // groups)
+    group = {lane.id: index // size for index, lane in enumerate(streams)}
+    first = min(waiting, key=lambda lane: lane.served, default=None)
+    return [lane for lane in waiting if first is not None and group[lane.id] == group[first.id]]
 
 
 def _by_wait(lanes: list[Lane]) -> list[Lane]:

@@ -143,6 +143,22 @@ def test_a_batch_is_split_over_the_stages_only_when_groups_keep_their_rows():
     assert [len(plan.shares) for plan in send_all(decoding(5), policy)] == [3, 2]
 
 
+@pytest.mark.parametrize(("groups", "count"), [(2, 16), (2, 7), (3, 16), (4, 16)])
+def test_groups_become_ranges_of_neighbouring_slots_however_their_prompts_came(groups, count):
+    policy = Policy(max_step_tokens=40, prompt_chunk=16, max_frames=8, frames_beside=8, decode_groups=groups)
+    lanes = lanes_with(*[16] * count, slots=count)
+    plans = []
+    for _ in range(30 * groups):
+        plans = [*plans, *send_all(lanes, policy)][-2 * groups :]
+        come_back(lanes)
+    size = -(-count // groups)
+    for plan in plans:
+        slots = [share.slot for share in plan.shares]
+        assert slots == list(range(slots[0], slots[0] + len(slots)))
+        assert slots[0] % size == 0
+    assert sum(len(plan.shares) for plan in plans) == 2 * count
+
+
 def test_lanes_that_decode_apart_come_together_again():
     lanes = decoding(2)
     policy = Policy(max_frames=4, max_step_tokens=1)
