@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import bench, chat, doctor, models, node, plan, run, serve, service, status, token, worker
+from hyperlane.cli import bench, chat, doctor, export, models, node, plan, run, serve, service, status, token, worker
 from hyperlane.cli.command import end_on_terminate
 from hyperlane.cli.terminal import speak_utf8
 
@@ -61,6 +61,7 @@ for _name, _command in {
     "models": models.models,
     "rm": models.rm,
     "bench": bench.bench,
+    "export": export.export,
 }.items():
     app.command(_name)(_command)
 app.add_typer(token.app, name="token")

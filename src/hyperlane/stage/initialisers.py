@@ -18,6 +18,12 @@ def given(name: str, array: npt.NDArray[Any]) -> TensorProto:
     return _external(name, _TYPES[str(array.dtype)], array.shape, {"location": "given apart"})
 
 
+def beside(name: str, array: npt.NDArray[Any], file: str, span: Span) -> TensorProto:
+    """An initialiser in a file in the model's own folder."""
+    entries = {"location": file, "offset": str(span.offset), "length": str(span.length)}
+    return _external(name, _TYPES[str(array.dtype)], array.shape, entries)
+
+
 def mapped(unit: ReadyUnit, tensor: ReadyTensor) -> TensorProto:
     """An initialiser in a ready file, its place relative to the folder of all units.
 

@@ -71,7 +71,7 @@ def load_engine(
 
     """
     check_runtime()
-    order = _Order(spec, source, _usable(options or EngineOptions()), progress)
+    order = Assembly(spec, source, usable(options or EngineOptions()), progress)
     if order.options.arithmetic is Arithmetic.F32 or not provider_of(order.options.device).packs:
         return _load_arrays(order)
     if store is not None:
@@ -81,7 +81,7 @@ def load_engine(
         return _load_ready(order, ReadyStore(Path(name)))
 
 
-def _usable(options: EngineOptions) -> EngineOptions:
+def usable(options: EngineOptions) -> EngineOptions:
     """The options with the form of weights that the device needs."""
     needed = provider_of(options.device).offsets
     return options if needed is None else replace(options, offsets=needed)
@@ -96,8 +96,8 @@ def units(spec: StageSpec) -> tuple[UnitLayout, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """What is to be loaded."""
+class Assembly:
+    """What a stage is made of: the weights of its units, and the graph that uses them."""
 
     spec: StageSpec
     source: TensorSource
@@ -152,7 +152,7 @@ class _Order:
         return _INT8 if self.options.arithmetic is Arithmetic.INT8 else _F32
 
 
-def _load_ready(order: _Order, store: ReadyStore) -> Engine:
+def _load_ready(order: Assembly, store: ReadyStore) -> Engine:
     """Through the store: every unit is mapped, after it was packed if it was not there."""
     from hyperlane.stage import onnx_sessions  # only now: importing it takes a runtime, and half a second
 
@@ -170,7 +170,7 @@ def _load_ready(order: _Order, store: ReadyStore) -> Engine:
     return engine
 
 
-def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:
+def _ready_units(order: Assembly, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:
     keys = {layout.name: _key(order, packer, layout) for layout in units(order.spec)}
     order.expect(layout for layout in units(order.spec) if not store.has(keys[layout.name]))
     ready = []
@@ -181,7 +181,7 @@ def _ready_units(order: _Order, store: ReadyStore, packer: UnitPacker) -> list[R
     return ready
 
 
-def _key(order: _Order, packer: UnitPacker, layout: UnitLayout) -> str:
+def _key(order: Assembly, packer: UnitPacker, layout: UnitLayout) -> str:
     from hyperlane.stage import onnx_sessions
 
     return unit_key(
@@ -197,11 +197,11 @@ def _key(order: _Order, packer: UnitPacker, layout: UnitLayout) -> str:
     )
 
 
-def _make_unit(order: _Order, packer: UnitPacker, layout: UnitLayout) -> Contents:
+def _make_unit(order: Assembly, packer: UnitPacker, layout: UnitLayout) -> Contents:
     return packer.make(order.read(layout))
 
 
-def _load_arrays(order: _Order) -> Engine:
+def _load_arrays(order: Assembly) -> Engine:
     """With all weights in this process's memory, as they were converted."""
     from hyperlane.stage import onnx_sessions
 
