@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,13 @@ PING_S = 0.2
 BANDWIDTH_S = 0.3
 MOST_BYTES = 64 << 20
 """Per direction, the first of the two that is reached."""
+
+ROUND_TRIPS = 20
+LONGEST_S = 1.0
+"""A long path is measured for so many round trips, as windows take some to grow; but no longer than this."""
+
+SMALL, LARGE = 1 << 14, MAX_PAYLOAD_BYTES
+"""Bytes of the frames on paths that are slow, and as soon as one is known not to be."""
 
 FIRST_WINDOW = 1 << 17
 LARGEST_WINDOW = 1 << 23
@@ -70,8 +78,8 @@ def measure_path(address: Address, head: HeadId, tls: ClientTls | None = None, *
         stream.settimeout(SILENCE_S)
         path = _Path(stream)
         rtt_s = path.rtt_s()
-        out = path.bytes_per_s(Probe(0, MAX_PAYLOAD_BYTES))
-        back = path.bytes_per_s(Probe(0, 0, MAX_PAYLOAD_BYTES)) if both_ways else 0.0
+        out = path.bytes_per_s(rtt_s, back=False)
+        back = path.bytes_per_s(rtt_s, back=True) if both_ways else 0.0
         return PathCost(rtt_s, out, back)
     except OSError as error:
         raise LinkBroken(f"the path to {address} failed while it was measured: {error.strerror or error}") from error
@@ -96,29 +104,31 @@ class _Path:
             end_s = min(end_s, began_s + PING_S)
         return statistics.median(times[WARM_PINGS:])
 
-    def bytes_per_s(self, probe: Probe) -> float:
-        """Frames and answers of a size, so many under way that the path is full, and no more than it empties soon."""
-        frame, size = encode_probe(probe), probe.payload_bytes + probe.answer_bytes
-        arrivals, sent, window = [Arrival(0.0, 0)], 0, FIRST_WINDOW
+    def bytes_per_s(self, rtt_s: float, *, back: bool) -> float:
+        """Frames, or answers, so many under way that the path is full, and no more than it empties soon."""
+        enough_s = min(LONGEST_S, max(BANDWIDTH_S, ROUND_TRIPS * rtt_s))
+        frames = {size: encode_probe(Probe(0, 0, size) if back else Probe(0, size)) for size in (SMALL, LARGE)}
+        arrivals, under_way, window = [Arrival(0.0, 0)], deque[int](), FIRST_WINDOW
         began_s = time.perf_counter()
-        while not (is_enough := _is_enough(arrivals[-1])) or sent > arrivals[-1].count:
-            while not is_enough and sent - arrivals[-1].count < window:
-                self._stream.sendall(frame)
-                sent += size
+        while not (is_enough := _is_enough(arrivals[-1], enough_s)) or under_way:
+            size = LARGE if window > FIRST_WINDOW else SMALL
+            while not is_enough and sum(under_way) < window:
+                self._stream.sendall(frames[size])
+                under_way.append(size)
             self._reader.next()
-            arrivals.append(Arrival(time.perf_counter() - began_s, arrivals[-1].count + size))
-            window = _window(arrivals[-1], window)
+            arrivals.append(Arrival(time.perf_counter() - began_s, arrivals[-1].count + under_way.popleft()))
+            window = wider(window, arrivals[-1], rtt_s)
         return steady_rate(arrivals)
 
 
-def _is_enough(last: Arrival) -> bool:
-    return last.at_s >= BANDWIDTH_S or last.count >= MOST_BYTES
+def _is_enough(last: Arrival, enough_s: float) -> bool:
+    return last.at_s >= enough_s or last.count >= MOST_BYTES
 
 
-def _window(last: Arrival, window: int) -> int:
-    """Doubled while a window passes in less than a twentieth of the time: what is under way must end soon."""
-    quick = window < last.count and window < last.count / last.at_s * BANDWIDTH_S / 20
-    return min(2 * window, LARGEST_WINDOW) if quick else window
+def wider(window: int, last: Arrival, rtt_s: float) -> int:
+    """Doubled while so much passes soon, or in two round trips: the path must be full, but not for long."""
+    soon = window < last.count and window < last.count / last.at_s * max(BANDWIDTH_S / 20, 2 * rtt_s)
+    return min(2 * window, LARGEST_WINDOW) if soon else window
 
 
 def steady_rate(arrivals: Sequence[Arrival]) -> float:

@@ -7,7 +7,18 @@ import pytest
 
 from hyperlane import summary
 from hyperlane.answer import Answer
-from hyperlane.core import Achieved, Finished, FinishReason, HeadStatus, Precision, Prediction, RequestTimings, Usage
+from hyperlane.core import (
+    Achieved,
+    Address,
+    Finished,
+    FinishReason,
+    HeadStatus,
+    LinkStatus,
+    Precision,
+    Prediction,
+    RequestTimings,
+    Usage,
+)
 from hyperlane.plain import plain, revive
 from hyperlane.testing.fake_generator import FakeGenerator
 from hyperlane.testing.toy import toy_facts, toy_plan
@@ -111,3 +122,16 @@ def test_predicted_speed_stands_beside_achieved(status):
 def test_what_was_not_measured_is_a_dash(status):
     assert summary.prediction_line(status.plan) == ""
     assert summary.speeds_table(status).count("-") == 6
+
+
+def test_each_measured_path_is_shown_with_its_speed_the_plans_own_first(status):
+    there = Address("10.0.0.2", 7421)
+    links = (LinkStatus("n0", "n1", there, 800.0, 117e6), LinkStatus("head", "n1", there, 250.0, 12.5e6, in_plan=True))
+    text = summary.status_text(dataclasses.replace(status, links=links))
+    rows = [line.split() for line in text.splitlines() if "10.0.0.2:7421" in line]
+    assert rows == [
+        ["head", "n1", "10.0.0.2:7421", "0.25", "ms", "11.9", "MiB/s", "yes"],
+        ["n0", "n1", "10.0.0.2:7421", "0.80", "ms", "112", "MiB/s", "no"],
+    ]
+    full = dataclasses.replace(status, links=links)
+    assert revive(HeadStatus, json.loads(json.dumps(plain(full)))) == full

@@ -14,7 +14,7 @@ from hyperlane.wire.codec import HEADER
 from hyperlane.wire.dial import dial
 from hyperlane.wire.frame import Hello
 from hyperlane.wire.listener import DataListener
-from hyperlane.wire.probe import Arrival, measure_path, steady_rate
+from hyperlane.wire.probe import FIRST_WINDOW, LARGEST_WINDOW, Arrival, measure_path, steady_rate, wider
 from hyperlane.wire.probe_frame import (
     MAX_PAYLOAD_BYTES,
     Probe,
@@ -97,3 +97,13 @@ def test_the_burst_before_it_is_steady_does_not_count():
 
 def test_of_very_few_arrivals_all_count():
     assert steady_rate([Arrival(0.0, 0), Arrival(0.5, 100)]) == pytest.approx(200)
+
+
+@pytest.mark.parametrize(("rate", "rtt_s"), [(125e6, 1e-4), (125e6, 0.02), (12.5e6, 0.05), (1.25e6, 1e-3)], ids=str)
+def test_so_much_is_under_way_that_the_path_is_full_but_not_for_long(rate, rtt_s):
+    window = FIRST_WINDOW
+    for number in range(1, 200):
+        reached = min(rate, window / rtt_s)
+        window = wider(window, Arrival(1.0 + number * 0.01, int(reached * (1.0 + number * 0.01))), rtt_s)
+    assert window >= min(rate * rtt_s, LARGEST_WINDOW)
+    assert window <= max(FIRST_WINDOW, 2 * rate * max(0.015, 2 * rtt_s))
