@@ -1,6 +1,6 @@
 """How long a stream stands still when a worker is killed: the gap by the tokens that have to be computed again.
 
-python benchmarks/recovery.py [--workers 3] [--runs 5] [--model smollm2-135m]
+python benchmarks/recovery.py [--workers 3] [--runs 5] [--model smollm2-135m] [--at 16 128 256 448]
 
 A worker of this machine is killed (SIGKILL) when a lone greedy stream has so many tokens; the longest pause between two
 of its tokens is the gap. The answer must be that of an undisturbed run.
@@ -19,7 +19,6 @@ from hyperlane.config import ServeConfig, load
 from hyperlane.core import Failed, GenerationRequest, SamplingParams, TextDelta
 from hyperlane.node import Serving, start_serving
 
-AT = (16, 128, 256, 448)
 TOKENS = 512
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     with start_serving(load(ServeConfig, **settings)) as serving:
         reference, _ = _stream(serving, None, 0)
         print(f"{'killed after':>12}  {'gap (median)':>12}  {'least':>8}  {'most':>8}")
-        for at in AT:
+        for at in options.at:
             gaps = []
             for run in range(options.runs):
                 tokens, gap_s = _stream(serving, at, run % options.workers)
@@ -47,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--at", type=int, nargs="+", default=[16, 128, 256, 448])
     return parser.parse_args()
 
 

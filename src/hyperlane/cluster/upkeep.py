@@ -21,6 +21,7 @@ from hyperlane.cluster.local import LocalWorkers
 from hyperlane.cluster.mending import fits_beside, is_mended, mended, same_places
 from hyperlane.cluster.planning import Planned, Planning
 from hyperlane.cluster.profile.measured import Node
+from hyperlane.cluster.revival import Revival
 from hyperlane.cluster.worker_client import WorkerClient
 from hyperlane.core import Address, HeadStatus, Plan
 from hyperlane.errors import DoesNotFit, EngineFault, HyperlaneError
@@ -33,6 +34,9 @@ SETTLE_S = 0.3
 
 LOOK_AGAIN_S = 10.0
 """Between two looks for workers that are away."""
+
+REVIVAL_AFTER_S = 3.0
+"""A worker that starts takes processor time: first requests go on, where they can without it."""
 
 LOOK_SOON_S = 1.0
 MENDED_FOR_S = 60.0
@@ -93,7 +97,7 @@ class Upkeep:
         self._controller = controller
         self._ask = ask
         self._planning = planning
-        self._local = local
+        self._revival = Revival(local, self._replaced)
         self._replans = replans
         self._clock = clock
         self._head = head
@@ -105,7 +109,6 @@ class Upkeep:
         self._since_s = clock()
         self._running: Pipeline | None = None
         self._task: asyncio.Task[None] | None = None
-        self._revival: asyncio.Task[None] | None = None
 
     async def start(self) -> Pipeline:
         """The first pipeline. Raises as `Controller.start`."""
@@ -118,13 +121,12 @@ class Upkeep:
 
     async def close(self) -> None:
         """Let things be as they are. Idempotent."""
-        self._local.let_be()
-        for task in (self._task, self._revival):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-        self._task = self._revival = None
+        await self._revival.close()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
 
     @property
     def plan(self) -> Plan:
@@ -173,8 +175,11 @@ class Upkeep:
                     await self._improve()
                 elif event.generation == self._generation:
                     await self._recover(event.cause)
-            except Exception:
+            except Exception as error:
                 log.exception("the upkeep of the pipeline failed")
+                await asyncio.sleep(LONGEST_PAUSE_S)
+                if isinstance(event, _Lost) or not (self._running and self._controller.runs(self._running)):
+                    self._events.put_nowait(_Lost(self._generation, error))
 
     async def _next(self) -> _Lost | _Changed:
         """The next event; it is time for one as well to look for workers that are away, and to try one again."""
@@ -210,7 +215,7 @@ class Upkeep:
         pause_s = rpc.FIRST_PAUSE_S
         while True:
             seen = await self._look()
-            self._revive(seen)
+            missing = [address for address, _ in seen.missing]
             if not blamed:
                 self._blame(seen, cause)
                 blamed = True
@@ -219,7 +224,9 @@ class Upkeep:
             except HyperlaneError as error:
                 log.warning("no pipeline yet: %s", error)
                 self._blame_loads(error)
+                self._revival.begin(missing)
             else:
+                self._revival.begin(missing, REVIVAL_AFTER_S)
                 log.warning("requests go on after %.2f s: %s", self._clock() - began_s, cause)
                 return
             await self._pause(pause_s * rng.uniform(0.5, 1.0))
@@ -282,18 +289,10 @@ class Upkeep:
         if self._breakers.failed(address, self._clock()):
             log.warning("the worker at %s is left out: %s", address, self._breakers.reason(address, self._clock()))
 
-    def _revive(self, seen: Attendance) -> None:
-        """Start this machine's own workers again: those that ended, and those that hang."""
-        if self._revival is None or self._revival.done():
-            missing = [address for address, _ in seen.missing]
-            task = asyncio.create_task(self._start_again(missing))
-            self._revival = task
-
-    async def _start_again(self, missing: Sequence[Address]) -> None:
-        for old, new in await asyncio.to_thread(self._local.start_again, missing):
-            await self._controller.forget(old)
-            if new is not None:
-                self.offer(new)
+    async def _replaced(self, old: Address, new: Address | None) -> None:
+        await self._controller.forget(old)
+        if new is not None:
+            self.offer(new)
 
     # --- for the better --------------------------------------------------------------------------------------
 
@@ -303,7 +302,7 @@ class Upkeep:
         if running is None:
             return
         seen = await self._look()
-        self._revive(seen)
+        self._revival.begin([address for address, _ in seen.missing])
         planned = await self._without_leavers(running, seen)
         if planned is None and self._is_good_for_now(running):
             self._look_again_s = LOOK_SOON_S
