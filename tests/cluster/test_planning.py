@@ -106,7 +106,13 @@ def test_this_machines_own_workers_have_short_names(tiny_model):
 
 
 def test_the_command_shows_every_candidate_and_why_the_winner_wins(tiny_model, workers, hyperlane_home):
-    addresses = ["--slots", "2", *(word for address in workers for word in ("--worker", str(address)))]
+    addresses = [
+        "--measure",
+        "auto",
+        "--slots",
+        "2",
+        *(word for address in workers for word in ("--worker", str(address))),
+    ]
     with Program("plan", tiny_model, *addresses, "--use", "best", home=hyperlane_home) as shown:
         assert shown.wait() == 0, shown.stderr
     lines = shown.stdout.splitlines()
@@ -126,7 +132,7 @@ def test_the_command_shows_every_candidate_and_why_the_winner_wins(tiny_model, w
 
 
 def test_what_does_not_fit_is_refused_with_what_would(tiny_model, hyperlane_home):
-    asked = ("plan", tiny_model, "--local-workers", "1", "--memory", "1MiB")
+    asked = ("plan", tiny_model, "--local-workers", "1", "--memory", "1MiB", "--measure", "auto")
     with Program(*asked, home=hyperlane_home) as shown:
         assert shown.wait() == 5, shown.stderr
     assert "one more node with" in shown.stdout
