@@ -39,6 +39,7 @@ from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
 LAYERS = 24
 PROGRAMMED_MODEL = TinyModel(layers=LAYERS, hidden=512, heads=8, kv_heads=2, ffn=512, vocab=512, context=2048)
 REAL_MODEL = "smollm2-135m"
+OBJECTIVES = ("latency", "throughput")
 WITHIN_S = 170.0
 
 
@@ -195,20 +196,35 @@ def _errors(results: Sequence[Result], name: str) -> list[float]:
     return [abs(predicted / achieved - 1) for predicted, achieved in pairs]
 
 
-def print_table(results: Sequence[Result]) -> None:
-    """One line for each run, then how far off predictions and choices were."""
+def print_every(results: Sequence[Result]) -> None:
+    """One line for each run."""
     print(
         "| cluster | placement (layers of each worker) | one stream, tokens/s | 4 streams, tokens/s | first token, s |"
     )
     print("|---|---|---|---|---|")
     for result in results:
         for run in result.runs:
-            print(f"| {result.cluster} | {_placement(run)} | {_beside(run)} |")
+            won = "".join(f" **({objective})**" for objective in run.winner_of)
+            print(f"| {result.cluster} | {_placement(run)}{won} | {_beside(run)} |")
     print()
+
+
+def print_clusters(results: Sequence[Result]) -> None:
+    """One line for each cluster: what was planned, what it did, and the best of the others that were run."""
+    print("| cluster | for one stream | tokens/s | best other | for 4 streams | tokens/s | best other | runs |")
+    print("|---|---|---|---|---|---|---|---|")
+    for result in results:
+        cells = [cell for objective in OBJECTIVES for cell in _chosen(result, objective)]
+        print(f"| {result.cluster} | {' | '.join(cells)} | {len(result.runs)} |")
+    print()
+
+
+def print_errors(results: Sequence[Result]) -> None:
+    """How far off predictions and choices were."""
     for name, words in (("token_s", "one stream"), ("many_rate", "4 streams"), ("ttft_s", "first token")):
         errors = _errors(results, name)
         print(f"{words}: off by {statistics.median(errors):.1%} (median), {max(errors):.1%} (most), {len(errors)} runs")
-    for objective in ("latency", "throughput"):
+    for objective in OBJECTIVES:
         lost = [loss for result in results if (loss := result.lost(objective)) is not None]
         print(
             f"{objective}: what was planned was slower than the best that was run by {max(lost):.1%} at most, "
@@ -216,9 +232,18 @@ def print_table(results: Sequence[Result]) -> None:
         )
 
 
+def _chosen(result: Result, objective: str) -> tuple[str, str, str]:
+    chosen = next((run for run in result.runs if objective in run.winner_of), None)
+    others = [1 / _cost(run, objective) for run in result.runs if run is not chosen]
+    best = f"{max(others):.1f}" if others else "-"
+    if chosen is None:
+        return "-", "-", best
+    one, many = _beside(chosen).split(" | ")[:2]
+    return _placement(chosen), one if objective == "latency" else many, best
+
+
 def _placement(run: Run) -> str:
-    stages = " → ".join(_stage(text) for text in run.layers)
-    return stages + "".join(f" **({objective})**" for objective in run.winner_of)
+    return " → ".join(_stage(text) for text in run.layers)
 
 
 def _stage(layers: str) -> str:
@@ -259,6 +284,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("programmed", "real"))
     parser.add_argument("--only", nargs="*", help="names of clusters")
     parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--every", action="store_true", help="a line for each run, not for each cluster")
     parser.add_argument("--json", type=Path, help="keep the figures in this file, beside those that it has")
     given = parser.parse_args()
     if why := missing():
@@ -275,7 +301,9 @@ def main() -> None:
             if given.json:
                 given.json.write_text(json.dumps([dataclasses.asdict(result) for result in results.values()], indent=1))
     print(f"{describe_machine()}; {usable_cores()} cores usable\n")
-    print_table([results[cluster.name] for cluster in CLUSTERS if cluster.name in results])
+    found = [results[cluster.name] for cluster in CLUSTERS if cluster.name in results]
+    for show in (print_every if given.every else print_clusters, print_errors):
+        show(found)
 
 
 if __name__ == "__main__":

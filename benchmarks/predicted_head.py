@@ -28,6 +28,7 @@ from hyperlane.plain import plain
 
 SLOTS = 4
 CONTEXT = 1024
+SHORT_PROMPT = 32
 LAYOUTS = 4
 """At most so many placements of a cluster are run, the best of each objective among them."""
 
@@ -109,7 +110,8 @@ def _run(asked: Asked, layers: tuple[str, ...], won: tuple[str, ...]) -> Run:
         said, service = serving.plan.prediction, serving.service
         assert said is not None, "the workers could not be measured"
         one = Workload(said.prompt_tokens, asked.new_tokens)
-        many = Workload(said.prompt_tokens // 4, asked.new_tokens, said.streams)
+        # Long enough that all decode together for most of the time.
+        many = Workload(SHORT_PROMPT, 2 * asked.new_tokens, said.streams)
         run_workload(service, Workload(16, 8))
         alone = [run_workload(service, one, seed) for seed in range(asked.repetitions)]
         together = [run_workload(service, many, seed) for seed in range(asked.repetitions)]
