@@ -93,14 +93,11 @@ def _receive_twice(wanted: Wanted, partial: Path, arrived: Arrived) -> str:
 
 def _receive(wanted: Wanted, partial: Path, arrived: Arrived) -> str | None:
     """Append what is missing; the SHA-256 of the whole, or None when it is not what was wanted and is gone."""
-    remote = wanted.remote
-    digest = hashlib.sha256()
-    git = hashlib.sha1(f"blob {remote.size}\0".encode(), usedforsecurity=False)
+    remote, digest = wanted.remote, hashlib.sha256()
     with partial.open("a+b") as file:
         file.seek(0)
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-            git.update(chunk)
         done = min(file.tell(), remote.size)
         check_space(partial.parent, remote.size - done)
         arrived(done)
@@ -108,13 +105,20 @@ def _receive(wanted: Wanted, partial: Path, arrived: Arrived) -> str | None:
             for chunk in ranges.stream(done, remote.size - done):
                 file.write(chunk)
                 digest.update(chunk)
-                git.update(chunk)
                 done += len(chunk)
                 arrived(done)
         sound = file.tell() == remote.size
-    sound = sound and (not remote.digest or digest.hexdigest() == remote.digest)
-    sound = sound and (bool(remote.digest) or not wanted.git or git.hexdigest() == wanted.git)
+    if sound and remote.digest:
+        sound = digest.hexdigest() == remote.digest
+    elif sound and wanted.git:
+        sound = _git_hash(partial) == wanted.git
     if not sound:
         partial.unlink()
         return None
     return digest.hexdigest()
+
+
+def _git_hash(path: Path) -> str:
+    """What git calls a file's content; read whole, since git keeps small files alone."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
