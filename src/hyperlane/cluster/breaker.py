@@ -1,8 +1,8 @@
 """Which workers are left out for a while because they failed again and again. Pure; time is an argument.
 
 A circuit breaker for each worker: closed while it works; open, and left out of plans, once it failed `FAILURES` times
-within `WINDOW_S`; half-open after a pause, when a plan that nobody's request depends on may try it again. What it holds
-out then closes it; one more failure opens it for twice as long.
+within `WINDOW_S`; half-open after a pause, when a plan may try it that nobody waits for. One more failure opens it for
+twice as long; without one it is closed after `TRUSTED_AFTER_S`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WINDOW_S = 120.0
 PAUSE_S = 60.0
 LONGEST_PAUSE_S = 960.0
 TRUSTED_AFTER_S = 300.0
-"""A worker that has served so long since its last failure starts with a clean slate."""
+"""A worker that has not failed for so long, the time aside when it was left out, starts with a clean slate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ class _Record:
     def is_open(self, now_s: float) -> bool:
         return self.opened_s is not None and now_s < self.opened_s + self.pause_s
 
+    def is_over(self, now_s: float) -> bool:
+        last_s = self.failures[-1] if self.opened_s is None else self.opened_s + self.pause_s
+        return now_s - last_s > TRUSTED_AFTER_S
+
 
 @dataclass(slots=True)
 class Breakers:
@@ -40,7 +44,7 @@ class Breakers:
     def failed(self, worker: Address, now_s: float) -> bool:
         """A worker failed; returns whether it is left out from now on."""
         record = self._records.get(worker, _Record())
-        if record.failures and now_s - record.failures[-1] > TRUSTED_AFTER_S:
+        if record.failures and record.is_over(now_s):
             record = _Record()
         recent = (*(at_s for at_s in record.failures if now_s - at_s <= WINDOW_S), now_s)
         if record.opened_s is not None and not record.is_open(now_s):
@@ -58,19 +62,17 @@ class Breakers:
         record = self._records.get(worker)
         return record is not None and record.is_open(now_s)
 
-    def is_half_open(self, worker: Address, now_s: float) -> bool:
-        """Whether it was left out, and may be tried again where no request depends on it."""
+    def is_trusted(self, worker: Address, now_s: float) -> bool:
+        """Whether requests may depend on it: it is neither left out nor to be tried first."""
         record = self._records.get(worker)
-        return record is not None and record.opened_s is not None and not record.is_open(now_s)
+        return record is None or record.opened_s is None or record.is_over(now_s)
 
     def next_half_open_s(self, now_s: float) -> float | None:
         """Seconds until the next one may be tried again; None if none is left out."""
-        ends = [record.opened_s + record.pause_s - now_s for record in self._records.values() if record.opened_s]
+        ends = [
+            record.opened_s + record.pause_s - now_s for record in self._records.values() if record.opened_s is not None
+        ]
         return min((end_s for end_s in ends if end_s > 0), default=None)
-
-    def works(self, worker: Address) -> None:
-        """It was tried again and held out."""
-        self._records.pop(worker, None)
 
     def reason(self, worker: Address, now_s: float) -> str:
         """Why it is left out, for people; empty if it is not."""

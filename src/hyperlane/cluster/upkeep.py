@@ -235,7 +235,7 @@ class Upkeep:
     async def _plan_after(self, lost: Pipeline | None, seen: Attendance) -> Planned:
         """The same stages where that goes, else a new plan; left out are those who failed too often, while it goes."""
         everyone = [_with_own(one) for one in seen.present if not one.is_leaving]
-        trusted = [node for node in everyone if not self._breakers.is_open(node.facts.control, self._clock())]
+        trusted = [node for node in everyone if self._breakers.is_trusted(node.facts.control, self._clock())]
         for nodes in (trusted, everyone):
             with suppress(DoesNotFit):
                 return await self._planned_on(lost, nodes)

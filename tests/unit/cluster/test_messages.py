@@ -131,6 +131,11 @@ def test_a_load_comes_back_as_it_was(order):
     assert messages.load_from(over_the_wire(messages.load_to(order))) == order
 
 
+def test_the_stage_whose_engine_serves_on_comes_with_a_load():
+    order = LoadOrder(SPEC, WeightSources(), 1, 2, 3, held=StageKey(Epoch(HEAD, 2), 1))
+    assert messages.load_from(over_the_wire(messages.load_to(order))) == order
+
+
 def test_a_description_comes_back_with_the_hosts_that_were_dialled():
     message = over_the_wire(messages.describe_to(replace(WORKER, control=Address("0.0.0.0", 1)), holds_model=True))
     assert messages.describe_from(message, WORKER.control) == replace(WORKER, hyperlane_version=messages.__version__)
