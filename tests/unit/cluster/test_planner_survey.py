@@ -109,6 +109,15 @@ def test_one_node_is_the_only_candidate_of_one_node():
     assert survey.why == "the only node"
 
 
+def test_nodes_that_are_not_used_are_named_with_the_memory_that_they_have():
+    survey = KnapsackPartitioner().survey(cluster(FAST, MIDDLE, SLOW), workload())
+    assert [node.worker for node in survey.unused] == ["n2"]
+    assert "not used: n2 (8.0 GiB free)" in survey_text(survey)
+    everyone = KnapsackPartitioner(everyone=True).survey(cluster(FAST, MIDDLE, SLOW), workload())
+    assert everyone.unused == ()
+    assert "not used" not in survey_text(everyone)
+
+
 def test_more_nodes_than_layers_is_said():
     survey = KnapsackPartitioner().survey(cluster(FAST, MIDDLE, SLOW), made_up_workload(2))
     assert "the model has 2 layers for 3 nodes" in survey_text(survey)

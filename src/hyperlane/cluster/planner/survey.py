@@ -19,10 +19,19 @@ EVERY_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Free:
+    """What a node has for stages now, before any plan."""
+
+    worker: str
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """All that is worth showing. `winner`: the best single pipeline, None if nothing fits (then there is a `refusal`).
 
-    `why`: one sentence with the numbers. `replicas`: what several pipelines would do, if at least two fit.
+    `why`: one sentence with the numbers. `replicas`: what several pipelines would do, if at least two fit. `nodes`:
+    all of them.
     """
 
     objective: Objective
@@ -31,6 +40,13 @@ class Survey:
     why: str
     replicas: Candidate | None = None
     refusal: Refusal | None = None
+    nodes: tuple[Free, ...] = ()
+
+    @property
+    def unused(self) -> tuple[Free, ...]:
+        """The nodes without a part in the winner."""
+        used = self.winner.workers if self.winner is not None else ()
+        return tuple(node for node in self.nodes if node.worker not in used)
 
 
 def survey(problem: Problem, objective: Objective, *, tie: float = TIE) -> Survey:
@@ -39,14 +55,14 @@ def survey(problem: Problem, objective: Objective, *, tie: float = TIE) -> Surve
     best = best_layout(problem, objective, tie=tie) if facts.workers else None
     nodes = [_node(problem, worker) for worker in range(len(facts.workers))]
     if best is None:
-        return Survey(objective, tuple(nodes), None, "nothing fits", refusal=refusal_of(problem))
+        return Survey(objective, tuple(nodes), None, "nothing fits", refusal=refusal_of(problem), nodes=_free(problem))
     replicas = best_replicas(problem)
     sizes = _sizes(len(nodes), len(best.layout))
     subsets = [_subset(problem, objective, best, size, tie) for size in sizes]
     shown = [*nodes, *(subset for subset in subsets if subset is not None), *([replicas] if replicas else [])]
     workers = tuple(facts.names[share.worker] for share in best.layout)
     winner = next(candidate for candidate in shown if candidate.workers == workers and candidate.fits)
-    return Survey(objective, tuple(shown), winner, reason(winner, shown, objective), replicas)
+    return Survey(objective, tuple(shown), winner, reason(winner, shown, objective), replicas, nodes=_free(problem))
 
 
 def with_winner(found: Survey, asked: Candidate, because: str) -> Survey:
@@ -57,6 +73,10 @@ def with_winner(found: Survey, asked: Candidate, because: str) -> Survey:
     is_best = best is None or best.pipelines == asked.pipelines
     why = found.why if best is None or is_best else instead(asked, best, found.objective)
     return replace(found, candidates=shown, winner=known or asked, why=f"{because}; {why}", refusal=None)
+
+
+def _free(problem: Problem) -> tuple[Free, ...]:
+    return tuple(Free(*pair) for pair in zip(problem.facts.names, map(int, problem.memory.caps), strict=True))
 
 
 def _node(problem: Problem, worker: int) -> Candidate:

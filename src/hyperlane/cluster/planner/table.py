@@ -19,6 +19,10 @@ def survey_text(survey: Survey) -> str:
         parts.append(survey.refusal.text())
     if survey.winner is not None:
         parts.append("\n".join(memory_text(pipeline) for pipeline in survey.winner.pipelines))
+        if survey.unused:
+            parts.append(
+                "not used: " + ", ".join(f"{n.worker} ({human_bytes(n.free_bytes)} free)" for n in survey.unused)
+            )
         parts.append(survey.why)
     return "\n\n".join(part for part in parts if part)
 
