@@ -71,7 +71,7 @@ def models(
 @command
 def rm(
     *,
-    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="as `hyperlane models` lists them")],
+    names: Annotated[list[str], typer.Argument(metavar="MODEL", help="as `hyperlane models` lists them")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="remove without asking")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print what was removed as JSON; needs --yes")] = False,
     common: CommonFlags,

@@ -59,14 +59,18 @@ def find(name: str, models: Path) -> list[Row]:
     exact = [row for row in here if name.lower() == row.name.lower()]
     if exact:
         return exact
-    reference = parse(name)
+    known = ", ".join(row.name for row in here) or "none"
+    not_here = UnknownModel(f"{name} is not among the models that were downloaded to this machine; there are: {known}")
+    try:
+        reference = parse(name)
+    except UnknownModel:
+        raise not_here from None
     found = [row for row in here if _means(reference, row)]
     if found:
         return found
     if isinstance(reference, LocalReference):
         raise UnknownModel(f"{name} is your own file, not one that Hyperlane downloaded: remove it yourself")
-    known = ", ".join(row.name for row in here) or "none"
-    raise UnknownModel(f"{name} is not among the models that were downloaded to this machine; there are: {known}")
+    raise not_here
 
 
 def remove(row: Row, models: Path) -> None:

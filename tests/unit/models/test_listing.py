@@ -85,8 +85,9 @@ def test_a_file_that_was_not_downloaded_is_never_removed(models, tmp_path):
     mine.write_bytes(LARGE)
     with pytest.raises(UnknownModel, match="is your own file"):
         find(str(mine), models)
-    with pytest.raises(UnknownModel, match="not among the models that were downloaded"):
-        find("owner/repo:Q4_0", models)
+    for name in ("owner/repo:Q4_0", "smollm2-135m", "nothing", "./nothing.gguf"):
+        with pytest.raises(UnknownModel, match="not among the models that were downloaded"):
+            find(name, models)
     assert mine.read_bytes() == LARGE
 
 
