@@ -7,8 +7,11 @@ import pytest
 
 from hyperlane.core import ChatMessage
 from hyperlane.models.chat_template import ChatTemplate, chat_template
+from hyperlane.models.checkpoint_tokenizer import TokenizerTexts, read_checkpoint_tokenizer
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.models.tokenizer import Tokenizer
+from hyperlane.models.tokenizer_data import read_tokenizer_data
+from hyperlane.testing.checkpoints import tokenizer_config, tokenizer_json
 
 DATA = Path(__file__).parents[1] / "data"
 REFERENCE = json.loads((DATA / "tokenizer_reference.json").read_text(encoding="utf-8"))["models"]
@@ -35,11 +38,20 @@ def gemma3(gemma3_path):
         return Tokenizer.from_metadata(file)
 
 
-@pytest.fixture(scope="module", params=["smollm2-135m", "gemma3-270m"])
+@pytest.fixture(scope="module")
+def checkpoint(smollm2_path):
+    """SmolLM2's tokenizer, made from a tokenizer.json."""
+    with GgufFile(smollm2_path) as file:
+        data = read_tokenizer_data(file)
+    tokenizer, settings = json.dumps(tokenizer_json(data)), json.dumps(tokenizer_config(data))
+    return Tokenizer(read_checkpoint_tokenizer(TokenizerTexts(tokenizer, settings, "{}", "{}", None, "smollm2")))
+
+
+@pytest.fixture(scope="module", params=["smollm2", "gemma3", "checkpoint"])
 def model(request):
     """A tokenizer and its reference."""
-    fixture = {"smollm2-135m": "smollm2", "gemma3-270m": "gemma3"}[request.param]
-    return request.getfixturevalue(fixture), REFERENCE[request.param]
+    name = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m", "checkpoint": "smollm2-135m"}[request.param]
+    return request.getfixturevalue(request.param), REFERENCE[name]
 
 
 def test_ids_equal_the_reference_on_every_string(model):
@@ -61,6 +73,12 @@ def test_every_token_has_bytes_and_only_special_ones_have_none(model):
     silent = [token for token in range(tokenizer.vocab_size) if not tokenizer.token_bytes(token)]
     assert all(tokenizer.control.split(tokenizer.token_text(token)) == [token] for token in silent)
     assert tokenizer.eos_ids <= set(silent)
+
+
+def test_a_checkpoint_brings_what_its_file_does(smollm2, checkpoint):
+    for name in ("eos_ids", "bos_id", "eos_id", "add_bos", "vocab_size", "chat_template"):
+        assert getattr(checkpoint, name) == getattr(smollm2, name), name
+    assert all(checkpoint.token_bytes(token) == smollm2.token_bytes(token) for token in range(smollm2.vocab_size))
 
 
 def test_tokens_that_end_a_turn_are_found(smollm2, gemma3):

@@ -39,7 +39,7 @@ def write_checkpoint(gguf: Path, folder: Path, *, dtype: str = "F16", shards: in
         _write_json(folder / "generation_config.json", {"eos_token_id": sorted(tokenizer.ends)})
         if tokenizer.model == BYTE_LEVEL_BPE:
             _write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
-            _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer))
+            _write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer))
         names = list(file.names())
         parts = [names[index::shards] for index in range(shards)]
         for index, part in enumerate(parts):
@@ -191,7 +191,8 @@ def tokenizer_json(data: TokenizerData) -> dict[str, object]:
     }
 
 
-def _tokenizer_config(data: TokenizerData) -> dict[str, object]:
+def tokenizer_config(data: TokenizerData) -> dict[str, object]:
+    """The tokenizer_config.json beside it."""
     named = {"bos": data.bos_id, "eos": data.eos_id, "unk": data.unk_id, "pad": data.pad_id}
     tokens = {f"{name}_token": data.tokens[token] for name, token in named.items() if token is not None}
     template = {"chat_template": data.chat_template} if data.chat_template else {}

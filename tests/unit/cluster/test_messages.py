@@ -21,6 +21,7 @@ from hyperlane.core import (
     Precision,
     RopeFacts,
     StageSpec,
+    WeightForm,
     WorkerFacts,
 )
 from hyperlane.errors import ProtocolError, VersionMismatch
@@ -48,6 +49,9 @@ facts = st.builds(
     global_every=small,
     rope_local=st.none() | ropes,
     **dict.fromkeys(("attention_scale", "embedding_scale", "logit_softcap", "attention_softcap"), number),
+    interleaved_heads=st.booleans(),
+    norm_bias=number,
+    weights=st.sampled_from(WeightForm),
 )
 specs = st.builds(
     StageSpec,
@@ -207,3 +211,10 @@ def test_another_version_is_refused_naming_both_and_whom_to_update(theirs, older
     assert "9.9" in str(raised.value)
     assert messages.__version__ in str(raised.value)
     assert str(raised.value).endswith(f"update Hyperlane on {older}")
+
+
+def test_weights_in_a_form_of_the_future_are_refused():
+    message = messages.model_to(SPEC.model)
+    message.weights = "int3"
+    with pytest.raises(ProtocolError, match="'int3'"):
+        messages.model_from(message)

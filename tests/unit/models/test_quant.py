@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from hyperlane.core import WeightForm
 from hyperlane.errors import MalformedModel, UnsupportedModel
 from hyperlane.models.quant import OTHER_TYPES, PLAIN_TYPES, dequantize, form_bytes, is_supported, matrix_form
 from hyperlane.models.quant_blocks import FORMATS
@@ -133,6 +134,37 @@ def test_form_bytes_are_what_the_form_takes(kind: str, exact: bool):
     else:
         info, raw = stored(kind, rows=3)
     assert form_bytes(info, exact=exact) == size(matrix_form(info, raw, exact=exact))
+
+
+@pytest.mark.parametrize("kind", sorted(PLAIN_TYPES))
+@pytest.mark.parametrize(("weights", "bits", "share"), [("int8", 8, 1 / 254), ("int4", 4, 1 / 15)])
+def test_weights_in_full_are_rounded_to_the_nearest_step_of_their_block(kind, weights, bits, share):
+    info, raw = stored(kind, rows=3)
+    form = WeightForm(weights)
+    matrix = matrix_form(info, raw, exact=True, weights=form)
+    assert (matrix.bits, matrix.block, matrix.offsets) == (bits, 32, None)
+    assert size(matrix) == form_bytes(info, exact=True, weights=form)
+    wanted = dequantize(info, raw).reshape(-1, 32)
+    reach = np.maximum(wanted.max(axis=1), 0) - np.minimum(wanted.min(axis=1), 0)
+    largest = np.abs(wanted).max(axis=1) if bits == 8 else reach
+    assert (np.abs(expand(matrix).reshape(-1, 32) - wanted).max(axis=1) <= 1.001 * share * largest).all()
+
+
+def test_zeros_and_blocks_of_one_sign_are_rounded_without_a_fault():
+    weights = np.concatenate([np.zeros(32), np.full(32, 0.75), -np.arange(1.0, 33.0)]).astype("<f4")
+    info = TensorInfo("w", (1, 96), "F32", weights.nbytes)
+    for form, error in ((WeightForm.INT8, 32 / 254), (WeightForm.INT4, 32 / 30)):
+        found = expand(matrix_form(info, weights.view(np.uint8), exact=True, weights=form))[0]
+        assert (found[:32] == 0).all()
+        assert np.allclose(found[32:64], 0.75)
+        assert np.abs(found[64:] - weights[64:]).max() <= 1.001 * error
+
+
+def test_columns_that_are_no_whole_blocks_stay_as_they_are():
+    info = TensorInfo("w", (2, 40), "F32", 320)
+    matrix = matrix_form(info, np.zeros(320, np.uint8), exact=True, weights=WeightForm.INT4)
+    assert not isinstance(matrix, QuantMatrix)
+    assert form_bytes(info, exact=True, weights=WeightForm.INT4) == matrix.nbytes
 
 
 def test_an_odd_number_of_blocks_pads_its_zero_points():
