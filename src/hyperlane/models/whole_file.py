@@ -6,18 +6,24 @@ Knows neither the hub nor formats; what the bytes must be is told by the caller.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from hyperlane.errors import TransferError
-from hyperlane.models.http_ranges import NoRanges, open_ranges
+from hyperlane.models.http_ranges import HttpRanges, NoRanges, open_ranges
 from hyperlane.models.ranges import RemoteFile
 
 _CHUNK = 8 << 20
+PIECE_BYTES = 8 << 20
+CONNECTIONS = 4
+"""Pieces of a large file that are on their way at a time: storages give each connection a share of their speed."""
 
 Arrived = Callable[[int], None]
 """Told how many of the file's bytes are here, each time that more are."""
@@ -102,7 +108,7 @@ def _receive(wanted: Wanted, partial: Path, arrived: Arrived) -> str | None:
         check_space(partial.parent, remote.size - done)
         arrived(done)
         with open_ranges(remote) as ranges:
-            for chunk in ranges.stream(done, remote.size - done):
+            for chunk in _in_order(ranges, done):
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
@@ -116,6 +122,41 @@ def _receive(wanted: Wanted, partial: Path, arrived: Arrived) -> str | None:
         partial.unlink()
         return None
     return digest.hexdigest()
+
+
+def _in_order(ranges: HttpRanges, begin: int) -> Iterator[bytes]:
+    """The file from `begin` on: a long rest over several connections where the server gives parts, else as it comes."""
+    if ranges.size - begin <= 2 * PIECE_BYTES:
+        yield from ranges.stream(begin, ranges.size - begin)
+        return
+    try:
+        yield ranges.read(begin, PIECE_BYTES)
+    except NoRanges:
+        if begin:
+            raise
+        yield from ranges.stream(0, ranges.size)
+        return
+    yield from _at_once(ranges, iter(range(begin + PIECE_BYTES, ranges.size, PIECE_BYTES)))
+
+
+def _at_once(ranges: HttpRanges, offsets: Iterator[int]) -> Iterator[bytes]:
+    """The pieces at these offsets, in order, some of them on their way ahead of their turn."""
+    pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="download")
+    try:
+        ahead = deque(_submit(pool, ranges, offset) for offset in itertools.islice(offsets, CONNECTIONS))
+        while ahead:
+            piece = ahead.popleft().result()
+            ahead.extend(_submit(pool, ranges, offset) for offset in itertools.islice(offsets, 1))
+            yield piece
+    except BaseException:
+        ranges.close()  # so that nothing goes on in the background
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ThreadPoolExecutor, ranges: HttpRanges, offset: int) -> Future[bytes]:
+    return pool.submit(ranges.read, offset, min(PIECE_BYTES, ranges.size - offset))
 
 
 def _git_hash(path: Path) -> str:

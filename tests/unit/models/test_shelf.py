@@ -116,6 +116,47 @@ def test_a_broken_download_goes_on_where_it_ended(hub, repository, shelf, models
     assert not list(models.rglob("*.partial"))
 
 
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """As if the files were large."""
+    monkeypatch.setattr("hyperlane.models.whole_file.PIECE_BYTES", 50_000)
+
+
+def test_a_large_file_comes_over_several_connections_in_order(hub, repository, shelf, small_pieces):
+    busy, most = set(), []
+    guard = threading.Lock()
+
+    def count(_method: str, path: str) -> None:
+        if path.startswith("/storage/"):
+            with guard:
+                busy.add(threading.get_ident())
+                most.append(len(busy))
+
+    hub.fault = count
+    told: list[int] = []
+    assert shelf.bring(Q4, lambda done, _total: told.append(done)).read_bytes() == LARGE
+    assert hub.bytes_sent(".gguf") == len(LARGE)
+    assert told == sorted(told)
+    assert max(most) > 1
+
+
+def test_a_large_file_that_broke_off_goes_on_where_it_was_whole(hub, repository, shelf, small_pieces):
+    left = iter([None] * 8)
+    hub.fault = lambda _method, path: next(left, 404) if path.startswith("/storage/") else None
+    with pytest.raises(TransferError):
+        shelf.bring(Q4)
+    begun = hub.bytes_sent(".gguf")
+    assert 0 < begun <= 8 * 50_000
+    hub.fault = None
+    assert shelf.bring(Q4).read_bytes() == LARGE
+    assert hub.bytes_sent(".gguf") <= len(LARGE) + 4 * 50_000
+
+
+def test_a_large_file_of_a_server_without_ranges_comes_whole(hub, repository, shelf, small_pieces):
+    hub.ranges = False
+    assert shelf.bring(UrlReference(f"{hub.storage}/storage/{REPO}/sub/m-Q4_0.gguf")).read_bytes() == LARGE
+
+
 def test_a_damaged_beginning_is_noticed_and_fetched_anew(hub, repository, shelf, models):
     break_off(hub, -600_000, 404)
     with pytest.raises(TransferError):
