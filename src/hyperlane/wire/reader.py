@@ -108,6 +108,7 @@ class FrameReader:
             self._seen = start, whole
             return self._take_payload(message, header.payload_bytes, whole, place)
         self._start += whole
+        self._seen = 0, 0  # where the last frame lay, this one lies now, or a part of it
         return message
 
     def _take_payload(self, frame: Frame, size: int, whole: int, place: PlacePayload) -> Frame | None:

@@ -107,6 +107,16 @@ def test_messages_survive_in_any_pieces(messages, sizes, staging):
     assert [value(one) for one in got] == [value(one) for one in messages]
 
 
+@given(st.lists(MESSAGES, max_size=6), st.integers(1, 300))
+@settings(max_examples=300, deadline=None)
+def test_a_rehearsal_after_any_message_disturbs_nothing(messages, staging):
+    reader = FrameReader(TERMS, 40 + staging)
+    for message in messages:
+        (got,) = feed(reader, joined(message), [1 << 20], place_afresh(TERMS))
+        reader.rehearse(place_afresh(TERMS))
+        assert value(got) == value(message)
+
+
 @given(frames(), TIMINGS)
 @settings(max_examples=100, deadline=None)
 def test_frame_passed_on_is_the_same_with_and_without_its_packed_rows(frame, timing):
