@@ -238,7 +238,7 @@ class Loop:
         self._lanes.waiting.append(sequence.lane)
 
     def _place(self, lane: Lane, free: Many[int]) -> int | None:
-        """Choose a lane's slot: where its first tokens have been computed, if they have; a busy slot's are copied."""
+        """Choose a lane's slot, and copy to it what another one holds of its first tokens."""
         sequence = self._sequences[lane.id]
         # What is replayed must come to the same bits again, and of its answer it has to make all entries itself.
         replayed = sequence.replays > 0 or sequence.generated > 0
@@ -246,8 +246,8 @@ class Loop:
         place = self._prefixes.place(sequence.tokens[: lane.prompt], free, exact=exact)
         if place is None:
             return None
-        if place.source is not None:
-            self._ring.send(Copy(self.epoch, self._lanes.steps, place.source, place.slot, place.count))
+        for move in place.moves:
+            self._ring.send(Copy(self.epoch, self._lanes.steps, move.source, move.destination, move.count))
         lane.slot, lane.sent, lane.exact = place.slot, place.count, place.exact
         self._prefixes.hold(lane, sequence.tokens)
         if not replayed:

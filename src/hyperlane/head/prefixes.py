@@ -31,17 +31,25 @@ class Reuse(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a lane runs, and how many of its tokens need not be computed.
+class Move:
+    """The first `count` entries of slot `source` are copied to slot `destination`."""
 
-    `source`: another slot whose first `count` entries are to be copied; None when they are in the slot already.
+    source: int
+    destination: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a lane runs, and how many of its tokens need not be computed once `moves` were done, in order.
+
     `exact`: how many of them are such as `Reuse.PROMPTS` asks for.
     """
 
     slot: int
     count: int = 0
     exact: int = 0
-    source: int | None = None
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +84,38 @@ class Prefixes:
     def place(self, tokens: list[int], free: Collection[int], *, exact: bool = False) -> Place | None:
         """Where a lane with these tokens should run, or None: another one is about to compute what both begin with.
 
-        The slot that holds most of it is continued when it is free, unless more than half of what it holds would be
-        lost and another slot can be taken. Otherwise it is copied to a slot that never held anything, or else to the
-        one that was used longest ago. `exact`: as `Reuse.PROMPTS`, whatever others may use.
+        It is the lowest free slot, because slots that decode together are one run of an engine when they are
+        neighbours. What that slot holds moves to the free slot that was used longest ago, unless the lane goes on from
+        it; what another slot holds of the lane's tokens is copied to it. `exact`: as `Reuse.PROMPTS`.
         """
-        oldest = min(free, key=lambda slot: (self._last_used(slot), slot))
-        shared = {slot: self._shared(held, tokens, exact=exact) for slot, held in self._held.items()}
-        best = max(shared, key=lambda slot: (shared[slot], slot in free), default=oldest)
+        slot = min(free)
+        shared = {held: self._shared(what, tokens, exact=exact) for held, what in self._held.items()}
+        best = max(shared, key=lambda held: (shared[held], held == slot), default=slot)
         count = shared.get(best, 0)
         if self._to_come(tokens, free) >= count + self._chunk:
             return None
         if count < MIN_REUSE:
-            return Place(oldest)
-        held = self._held[best].lane
-        same_bits = min(count, held.exact)
-        if best == oldest or (best in free and 2 * count >= held.sent):
-            return Place(best, count, same_bits)
-        return Place(oldest, count, same_bits, source=best)
+            return Place(slot, moves=self._parked(slot, free, slot))
+        source = self._held[best].lane
+        is_continued = 2 * count >= source.sent
+        moves = () if best == slot and is_continued else self._parked(slot, free, best)
+        if best != slot:
+            moves = (*moves, Move(best, slot, count))
+            if best in free and is_continued:
+                self.forget(best)
+        return Place(slot, count, min(count, source.exact), moves)
+
+    def _parked(self, slot: int, free: Collection[int], kept: int) -> tuple[Move, ...]:
+        """Keep what a slot holds in a free one that was used before it."""
+        held = self._held.get(slot)
+        others = [other for other in free if other not in (slot, kept)]
+        if held is None or held.lane.sent < MIN_REUSE or not others:
+            return ()
+        oldest = min(others, key=lambda other: (self._last_used(other), other))
+        if self._last_used(oldest) >= held.lane.served:
+            return ()
+        self._held[oldest] = held
+        return (Move(slot, oldest, held.lane.sent),)
 
     def _last_used(self, slot: int) -> int:
         held = self._held.get(slot)
