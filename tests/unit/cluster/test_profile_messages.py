@@ -44,6 +44,8 @@ def test_a_shape_crosses_the_wire():
     [
         replace(SHAPE, layers=()),
         replace(SHAPE, layers=(("Q4_0",),)),
+        replace(SHAPE, layers=(("Q9_X",) * len(TYPES),)),
+        replace(SHAPE, output="F128"),
         replace(SHAPE, rows=(1, 1)),
         replace(SHAPE, rows=(2, 4)),
         replace(SHAPE, rows=(1, 1 << 20)),

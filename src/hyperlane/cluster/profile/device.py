@@ -50,7 +50,8 @@ Build = Callable[[StageSpec, TensorSource], Engine]
 class Bench:
     """What is measured: how engines are built and with how many threads, and bytes that are taken on the device.
 
-    `taken` counts what this process has there now; `room`: bytes that the samples may take.
+    `taken` counts what this process has there now; `room`: bytes that the samples may take; two layers are loaded even
+    if they take more.
     """
 
     build: Build
@@ -63,7 +64,6 @@ def measure_device(shape: ProfileShape, bench: Bench, progress: Callable[[LoadPr
     """Measure everything; takes seconds. What `progress` raises ends it, with nothing left behind.
 
     Raises:
-        DoesNotFit: not even two layers have room.
         HyperlaneError: the engine cannot compute such layers; the message has why.
 
     """

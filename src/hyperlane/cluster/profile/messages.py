@@ -17,6 +17,7 @@ from hyperlane.cluster.profile.shape import SIZES_LIMIT, DeviceProfile, ProfileS
 from hyperlane.core import Address, HeadId, NodeId
 from hyperlane.errors import ProtocolError
 from hyperlane.models import inventory
+from hyperlane.models.quant import is_supported
 from hyperlane.stage.orders import LoadProgress
 
 MAX_TARGETS = 16
@@ -57,6 +58,9 @@ def profile_from(message: pb.ProfileRequest) -> ProfileShape:
     tensors = len(inventory.layer_tensors(shape.model, 0))
     if not 0 < len(shape.layers) <= SIZES_LIMIT or any(len(types) != tensors for types in shape.layers):
         raise ProtocolError(f"{len(shape.layers)} layers to measure, or one without a type for each tensor")
+    kinds = {kind for types in shape.layers for kind in types} | {shape.embedding, shape.output}
+    if unknown := sorted(kind for kind in kinds if kind and not is_supported(kind)):
+        raise ProtocolError(f"weights of type {', '.join(unknown)} cannot be measured here: update the older Hyperlane")
     for first, sizes in ((1, shape.rows), (2, shape.chunks)):
         ascending = all(one < other for one, other in itertools.pairwise(sizes))
         if not sizes or sizes[0] != first or sizes[-1] > SIZES_LIMIT or not ascending:
