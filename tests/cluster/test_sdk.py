@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from hyperlane import AutoDistributedModel
-from hyperlane.core import FinishReason
+from hyperlane.core import FinishReason, Precision
 from hyperlane.errors import ContextLengthExceeded, InvalidRequest, UnknownModel, WorkerUnreachable
 
 GREEDY = {"temperature": 0.0, "max_tokens": 6}
@@ -23,6 +23,16 @@ def model(tiny_model):
 
 def test_the_plan_puts_half_of_the_layers_on_each_worker(model):
     assert [str(stage.layers) for stage in model.plan.stages] == ["0-1", "2-3"]
+
+
+def test_packed_links_carry_a_fraction_of_the_bytes(model, tiny_model):
+    model.generate("the ring", **GREEDY)
+    with AutoDistributedModel.from_pretrained(tiny_model, local_workers=2, threads=1, wire="int4") as packed:
+        assert packed.plan.precisions == (Precision.RAW, Precision.INT4, Precision.RAW)
+        assert packed.generate("the ring", **GREEDY) == packed.generate("the ring", **GREEDY)
+        raw, int4 = (one.status().stages[0].sent_bytes_per_token for one in (model, packed))
+        values = packed.plan.model.hidden  # what else a frame has differs a little with what it holds
+        assert raw - int4 == pytest.approx((4 - 38 / 64) * values, rel=0.1)
 
 
 def test_a_stream_and_a_whole_answer_are_the_same_text(model):
