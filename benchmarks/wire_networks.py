@@ -2,10 +2,10 @@
 
     python benchmarks/wire_networks.py [MODEL] [--programmed] [--rounds 3] [--prompt 512] [--answer 32]
 
-Both stages run in this process on one thread each; every link, also the head's two, passes a proxy that shapes it.
-Prints medians: seconds to the first token of a prompt in chunks of 64, and tokens per second of one stream after it.
-With `--programmed` the stages only wait, as long as a device might take: 1.5 ms for a step and 0.15 ms for each of its
-tokens; their hidden states are 4,096 float32 values. What is left is the network's share.
+Both stages run in this process on one thread each; every link, also the head's two, passes a proxy that shapes it. The
+three precisions take turns. Prints medians: seconds to the first token of a prompt in chunks of 64, and tokens per
+second of one stream after it. With `--programmed` the stages only wait, as long as a device might take: 1.5 ms for a
+step and 0.15 ms for each of its tokens; their hidden states are 4,096 float32 values. What is left is the network's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +131,7 @@ def _silent(_: object) -> None:
     """A load's progress that nobody looks at."""
 
 
-def _median(rounds: list[Times]) -> Times:
+def _median(rounds: Sequence[Times]) -> Times:
     return Times(statistics.median(one.first_s for one in rounds), statistics.median(one.rate for one in rounds))
 
 
@@ -140,14 +140,15 @@ def _run(facts: ModelFacts, make: MakeEngine, given: argparse.Namespace) -> None
     plan = replace(plan, context=given.prompt + given.answer)
     print(f"{'network':12} {'link':5} {'first token s':>14} {'tokens/s':>10}")
     for name, cable in NETWORKS.items():
-        for precision in Precision:
-            packed = replace(plan, precisions=(Precision.RAW, precision, Precision.RAW))
-            with shaped_ring(packed, make, cable) as ring:
-                rounds = [
-                    measure(ring, facts, given.prompt, given.answer, 1 + turn * (given.prompt + given.answer))
-                    for turn in range(given.rounds + 1)
-                ]
-            found = _median(rounds[1:])  # the first one warms up
+        with ExitStack() as parts:
+            plans = [replace(plan, precisions=(Precision.RAW, precision, Precision.RAW)) for precision in Precision]
+            rings = [parts.enter_context(shaped_ring(packed, make, cable)) for packed in plans]
+            rounds = [
+                [measure(ring, facts, given.prompt, given.answer, 1 + turn * plan.context) for ring in rings]
+                for turn in range(given.rounds + 1)
+            ]
+        for precision, times in zip(Precision, zip(*rounds[1:], strict=True), strict=True):  # the first one warms up
+            found = _median(times)
             print(f"{name:12} {precision:5} {found.first_s:14.3f} {found.rate:10.1f}", flush=True)
 
 
