@@ -47,7 +47,7 @@ class Checkpoint(CheckpointHeader):
             self._mapped: list[MappedFile] = []
             for file in _weight_files(path):
                 self._mapped.append(MappedFile(file, digests))
-                opened.callback(self._mapped[-1].close)  # an error's traceback would keep the mapping alive
+                opened.callback(self._mapped[-1].discard)
             super().__init__(path, texts, {file.path.name: _header(file) for file in self._mapped})
             opened.pop_all()
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,13 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperlane.errors import HyperlaneError
-from hyperlane.models.digests import WHOLE, DigestCache, FileState
+from hyperlane.models.digests import DigestCache
 from hyperlane.models.gguf_header import GgufHeader
-from hyperlane.models.mapping import map_file
-from hyperlane.models.ranges import RemoteFile, TensorPlace, start_digest
-
-_HASH_THREADS = 4
-_HASH_CHUNK = 8 << 20
+from hyperlane.models.mapping import MappedFile
+from hyperlane.models.ranges import RemoteFile, TensorPlace
 
 
 class GgufFile(GgufHeader):
@@ -43,15 +39,12 @@ class GgufFile(GgufHeader):
             UnsupportedModel: another version, big-endian, split over several files, or a tensor type of the future.
 
         """
-        self._cache = digests
-        data, self._state = map_file(path)
+        self._file = MappedFile(path, digests)
         try:
-            super().__init__(data, path, len(data))
+            super().__init__(self._file.raw, path, len(self._file.data))
         except HyperlaneError:
-            data.close()  # the error's traceback would keep the mapping alive, and on Windows the file locked
+            self._file.discard()
             raise
-        self._bytes = np.frombuffer(data, np.uint8)
-        self._digests: dict[str, str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +54,8 @@ class GgufFile(GgufHeader):
 
     def close(self) -> None:
         """Let go of the mapping; it ends when no array read from it is left. Idempotent."""
-        for held in ("_data", "_bytes"):
-            vars(self).pop(held, None)
+        vars(self).pop("_data", None)
+        self._file.close()
 
     def read(self, name: str) -> npt.NDArray[np.uint8]:
         """A tensor's bytes as stored, a read-only view of the mapping.
@@ -72,7 +65,7 @@ class GgufFile(GgufHeader):
 
         """
         begin = self.offset(name)
-        return self._bytes[begin : begin + self._entries[name].info.nbytes]
+        return self._file.data[begin : begin + self._entries[name].info.nbytes]
 
     @property
     def remote_files(self) -> Sequence[RemoteFile]:
@@ -81,8 +74,9 @@ class GgufFile(GgufHeader):
 
     def place(self, name: str) -> TensorPlace | None:
         """As `TensorPlaces`, with the tensor's digest."""
-        entry = self._entries.get(name)
-        return None if entry is None else TensorPlace(entry.info, 0, self.offset(name), self.tensor_digest(name))
+        if self.info(name) is None:
+            return None
+        return replace(self._place(name), digest=self.tensor_digest(name))
 
     # --- identity ----------------------------------------------------------------------------------------------
 
@@ -94,14 +88,7 @@ class GgufFile(GgufHeader):
         weights does not find a hole in a download, so the whole content counts. It is read once (about 1 s a GB); with
         a `DigestCache` never again until the file changes.
         """
-        known = self._known()
-        if WHOLE not in known:
-            digest = hashlib.sha256()
-            for begin in range(0, len(self._bytes), _HASH_CHUNK):
-                digest.update(self._bytes[begin : begin + _HASH_CHUNK].data)
-            known[WHOLE] = digest.hexdigest()
-            self._keep(known)
-        return known[WHOLE]
+        return self._file.digest
 
     def tensor_digest(self, name: str) -> str:
         """Hex SHA-256 over one tensor's type, shape and bytes: equal tensors convert to equal matrices."""
@@ -114,31 +101,8 @@ class GgufFile(GgufHeader):
             MalformedModel: the file has no tensor of such a name.
 
         """
-        known = self._known()
-        missing = [name for name in names if name not in known]
-        if missing:
-            with ThreadPoolExecutor(_HASH_THREADS, thread_name_prefix="hash") as pool:
-                known |= dict(zip(missing, pool.map(self._hash, missing), strict=True))
-            self._keep(known)
-        return {name: known[name] for name in names}
+        return self._file.digests(map(self._place, names))
 
-    def _known(self) -> dict[str, str]:
-        if self._digests is None:
-            self._digests = self._cache.load(self._state) if self._cache else {}
-        return self._digests
-
-    def _keep(self, digests: Mapping[str, str]) -> None:
-        if self._cache and self._is_unchanged():
-            self._cache.save(self._state, digests)
-
-    def _hash(self, name: str) -> str:
-        raw, info = self.read(name), self._entries[name].info
-        digest = start_digest(info)
-        digest.update(raw.data)
-        return digest.hexdigest()
-
-    def _is_unchanged(self) -> bool:
-        try:
-            return FileState.of(self.path, self.path.stat()) == self._state
-        except FileNotFoundError:
-            return False
+    def _place(self, name: str) -> TensorPlace:
+        begin = self.offset(name)
+        return TensorPlace(self._entries[name].info, 0, begin)

@@ -20,38 +20,36 @@ _HASH_THREADS = 4
 _HASH_CHUNK = 8 << 20
 
 
-def map_file(path: Path) -> tuple[mmap.mmap, FileState]:
-    """A file's bytes, none of which are read yet, and its state when it was opened.
-
-    Raises:
-        UnknownModel: there is no such file, or it cannot be opened.
-        MalformedModel: it is empty.
-
-    """
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size == 0:
-                raise MalformedModel(f"{path.name}: the file is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), FileState.of(path, status)
-    except OSError as error:
-        raise UnknownModel(f"cannot open the model file {path}: {error.strerror or error}") from error
-
-
 class MappedFile:
     """A file's bytes, and digests that are computed once and kept in a cache, if there is one."""
 
     def __init__(self, path: Path, cache: DigestCache | None = None) -> None:
-        """Map the file. Raises as `map_file`."""
+        """Map the file; none of its bytes are read yet.
+
+        Raises:
+            UnknownModel: there is no such file, or it cannot be opened.
+            MalformedModel: it is empty.
+
+        """
         self.path = path
-        data, self._state = map_file(path)
-        self.data: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+        self.raw, self._state = _map(path)
+        self.data: npt.NDArray[np.uint8] = np.frombuffer(self.raw, np.uint8)
         self._cache = cache
         self._digests: dict[str, str] | None = None
 
     def close(self) -> None:
         """Let go of the mapping; it ends when no array of it is left. Idempotent."""
         self.data = np.empty(0, np.uint8)
+        vars(self).pop("raw", None)
+
+    def discard(self) -> None:
+        """End the mapping of a file that cannot be used, before any array of it was handed out.
+
+        An error's traceback would keep it alive otherwise, and on Windows the file locked.
+        """
+        raw = self.raw
+        self.close()
+        raw.close()
 
     @property
     def digest(self) -> str:
@@ -95,3 +93,14 @@ class MappedFile:
             return FileState.of(self.path, self.path.stat()) == self._state
         except FileNotFoundError:
             return False
+
+
+def _map(path: Path) -> tuple[mmap.mmap, FileState]:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size == 0:
+                raise MalformedModel(f"{path.name}: the file is empty")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), FileState.of(path, status)
+    except OSError as error:
+        raise UnknownModel(f"cannot open the model file {path}: {error.strerror or error}") from error

@@ -13,6 +13,7 @@ from hyperlane.models.digests import DigestCache
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.models.gguf_header import GgufHeader
 from hyperlane.models.gguf_values import IncompleteHeader
+from hyperlane.models.mapping import MappedFile
 from hyperlane.models.weights import TensorInfo, TensorSource
 from hyperlane.testing.tiny_models import byte_words, write_tiny_model
 
@@ -344,8 +345,8 @@ def test_a_second_opening_takes_the_digests_from_the_cache(aged: Path, tmp_path:
     cache = DigestCache(tmp_path / "digests")
     with GgufFile(aged, cache) as file:
         first, digest = file.fingerprint, file.tensor_digest("output.weight")
-    monkeypatch.setattr(GgufFile, "_hash", refuse_to_hash)
-    monkeypatch.setattr("hyperlane.models.gguf_file.hashlib", None)
+    monkeypatch.setattr(MappedFile, "_hash", refuse_to_hash)
+    monkeypatch.setattr("hyperlane.models.mapping.hashlib", None)
     with GgufFile(aged, cache) as file:
         assert file.fingerprint == first
         assert file.tensor_digest("output.weight") == digest
