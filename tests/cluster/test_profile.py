@@ -56,7 +56,10 @@ def test_a_plan_is_made_of_what_was_measured_and_remembered(serve, tmp_path, com
         prediction = serving.plan.prediction
         assert prediction is not None
         assert len(prediction.stages_s) == 2
-        assert prediction.token_s > sum(prediction.stages_s) > 0
+        assert prediction.token_s > sum(prediction.stages_s) >= 0
+        links = serving.service.status().links
+        assert (len(links), sum(link.in_plan for link in links)) == (6, 3)
+        assert all(link.rtt_us > 0 and link.bytes_per_s > 0 for link in links)
     assert any(one.phase == "measuring" for one in told)
     assert len(list((tmp_path / "cache" / "profiles").iterdir())) == 1, "both workers are one device, and one shape"
     told.clear()

@@ -39,7 +39,7 @@ def status(
     every_s: Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, help="how often")] = 1.0,
     common: CommonFlags,
 ) -> None:
-    """Show what a running server does: plan, stages' times, bytes on the links, requests, and which nodes are there.
+    """Show what a running server does: plan, stages' times, requests, nodes, and the speed of the links between them.
 
     [bold]Examples[/bold]
 
