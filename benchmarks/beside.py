@@ -1,6 +1,7 @@
 """How much a long prompt that arrives slows down the streams that are running, and what it waits itself.
 
     python benchmarks/beside.py [MODEL] [--stages 2] [--streams 4] [--prompt 4000] [--repetitions 5] [--json FILE]
+    python benchmarks/beside.py --programmed …        engines that wait (as in benchmarks/stages.py) instead of a model
 
 Streams decode over one-thread stages on this machine; after a while a request with a long prompt arrives. Prints the
 median and the 95th percentile of the time between two tokens of the streams before it and while it is taken in, and
@@ -18,6 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from hyperlane.bench.workload import random_prompt
 from hyperlane.config import ServeConfig
 from hyperlane.core import EventStream, Failed, GenerationRequest, SamplingParams, TextDelta, TextGenerator
 from hyperlane.node import start_serving
+from hyperlane.testing.waiting_pipeline import waiting_pipeline
 
 BEFORE_TOKENS = 80
 """Tokens of every stream before the long prompt arrives; the first quarter is not counted."""
@@ -111,6 +114,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
+    parser.add_argument("--programmed", action="store_true", help="engines that wait instead of a model")
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--prompt", type=int, default=4000)
@@ -126,18 +130,21 @@ def main() -> None:
         prefix_cache="off",
     )
     chance = random.Random(0)
-    with start_serving(config) as serving:
+    with ExitStack() as parts:
+        if given.programmed:
+            pipeline = waiting_pipeline(given.stages, config.slots, given.prompt + 2048)
+            service: TextGenerator = parts.enter_context(pipeline)
+        else:
+            service = parts.enter_context(start_serving(config)).service
         rounds = [
-            asyncio.run(one_round(serving.service, given.streams, given.prompt, chance))
-            for _ in range(given.repetitions)
+            asyncio.run(one_round(service, given.streams, given.prompt, chance)) for _ in range(given.repetitions)
         ]
+    name = "engines that wait" if given.programmed else given.model
     middle = {
         name.name: statistics.median(getattr(one, name.name) for one in rounds) for name in dataclasses.fields(Round)
     }
     result = Round(**middle)
-    print(
-        f"{given.model} over {given.stages} one-thread stage(s), {given.streams} stream(s), on {describe_machine()}\n"
-    )
+    print(f"{name} over {given.stages} one-thread stage(s), {given.streams} stream(s), on {describe_machine()}\n")
     print("| | median | 95th percentile |\n|---|---|---|")
     print(f"| between two tokens, before | {result.before_median * 1e3:.1f} ms | {result.before_p95 * 1e3:.1f} ms |")
     print(

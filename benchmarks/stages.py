@@ -26,30 +26,9 @@ from hyperlane.bench.machine import describe_machine
 from hyperlane.bench.timeline import timeline
 from hyperlane.bench.workload import Workload, run_workload
 from hyperlane.config import ServeConfig
-from hyperlane.core import Row
-from hyperlane.head.head import Head
-from hyperlane.head.options import HeadOptions
-from hyperlane.head.prefixes import Reuse
 from hyperlane.head.service import HeadService
 from hyperlane.node import start_serving
-from hyperlane.testing.byte_tokenizer import ByteTokenizer
-from hyperlane.testing.engine_ring import engine_ring
-from hyperlane.testing.fake_engine import FakeCost, FakeEngine
-from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
-
-CHUNK = 64
-FRAME_S, TOKEN_S, ROW_S = 0.0042, 0.00195, 0.0036
-
-
-class StageCost(FakeCost):
-    """What a share of a model takes: decode rows cost otherwise than the tokens of a prompt."""
-
-    def of(self, rows: Sequence[Row]) -> float:
-        """Seconds of one frame; decode rows and a prompt's piece are two runs of the engine."""
-        singles = sum(row.count == 1 for row in rows)
-        tokens = sum(row.count for row in rows) - singles
-        runs = (singles > 0) + sum(row.count > 1 for row in rows)
-        return self.step_s * runs + self.row_s * singles + self.token_s * tokens
+from hyperlane.testing.waiting_pipeline import CHUNK, waiting_pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +39,6 @@ class Result:
     ttft_s: float
     bubble: float
     rate: float
-
-
-@contextmanager
-def programmed(stages: int, streams: int, context: int) -> Iterator[HeadService]:
-    """A head over engines that wait."""
-    facts = toy_facts(layers=4, context=context)
-    plan = toy_plan(facts, stages, slots=streams)
-    options = HeadOptions(max_step_tokens=CHUNK + streams, prompt_chunk=CHUNK, prefix_cache=Reuse.OFF)
-    specs = toy_specs(plan, max_step_tokens=options.max_step_tokens)
-    cost = StageCost(FRAME_S / stages, ROW_S / stages, TOKEN_S / stages)
-    head = Head(facts, ByteTokenizer(), options)
-    with engine_ring(specs, [FakeEngine(spec, cost=cost) for spec in specs]) as ring:
-        service = HeadService(head, ByteTokenizer())
-        service.attach(ring, plan, 1)
-        yield service
-        head.close()
 
 
 @contextmanager
@@ -119,7 +82,7 @@ def main() -> None:
     with ExitStack() as parts:
         pipelines = [
             parts.enter_context(
-                programmed(count, given.streams, context)
+                waiting_pipeline(count, given.streams, context)
                 if given.programmed
                 else real(given.model, count, given.streams, context)
             )
