@@ -52,6 +52,7 @@ class Cluster:
         self.losses: list[Exception] = []
         self.told = threading.Event()
         self.next_faults: list[int | None] = []
+        self.around = lambda ring: ring
         self.epoch = 0
         self._parts = ExitStack()
 
@@ -68,7 +69,8 @@ class Cluster:
         specs = toy_specs(plan, self.epoch, max_step_tokens=16)
         faults = [FakeFaults(raises_at=raises_at if spec.is_last else None) for spec in specs]
         engines = [PickyEngine(spec, faults=fault, **engine) for spec, fault in zip(specs, faults, strict=True)]
-        self.head.attach(self._parts.enter_context(engine_ring(specs, engines)), plan, self.epoch)
+        ring = self._parts.enter_context(engine_ring(specs, engines))
+        self.head.attach(self.around(ring), plan, self.epoch)
 
     def _lost(self, cause: Exception) -> None:
         self.losses.append(cause)
@@ -159,6 +161,25 @@ def test_a_pipeline_that_hangs_is_lost_at_the_deadline_of_its_steps(undisturbed)
         hang.set()
         assert [type(loss) for loss in cluster.losses] == [StepOverdue]
         assert "did not come back within 0.25 s" in str(cluster.losses[0])
+
+
+def test_what_is_rehearsed_while_a_frame_is_awaited_changes_nothing(undisturbed):
+    class Rehearsing:
+        """A ring under which every wait is long enough for a rehearsal."""
+
+        def __init__(self, ring):
+            self.send, self.wake, self.close, self._poll = ring.send, ring.wake, ring.close, ring.poll
+
+        def poll(self, timeout_s, rehearse=None):
+            if rehearse is not None:
+                rehearse()
+            return self._poll(timeout_s)
+
+    with Cluster() as cluster:
+        cluster.around = Rehearsing
+        cluster.attach()
+        assert cluster.answers() == undisturbed
+        assert cluster.losses == []
 
 
 def test_requests_that_come_while_there_is_no_pipeline_wait_for_one(undisturbed):

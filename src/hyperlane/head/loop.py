@@ -180,11 +180,11 @@ class Loop:
         flight, frame, left = self._last
         if flight.plan.whole_logits or len(left.rows) > MOST_REHEARSED:
             return
-        for share, answer in zip(flight.plan.shares, self._answers(frame, left), strict=True):
+        for share, row, answer in zip(flight.plan.shares, left.rows, self._answers(frame, left), strict=True):
             sequence = self._sequences.get(share.lane)
             if sequence is None:
                 return
-            if answer:
+            if answer and row.extra_ids == sequence.ask.extra_ids:  # its token may have added one
                 sequence.pick(answer[0])
         schedule(self._lanes, self._policy)
         encode(step_frame(flight, self._sequences, self.epoch))
