@@ -11,6 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hyperlane.models.checkpoint_header import TEXTS, checkpoint_fingerprint
 from hyperlane.models.digests import WHOLE, DigestCache, FileState
 from hyperlane.models.http_ranges import look_at
 from hyperlane.models.hub_choice import HubFile, choose
+from hyperlane.models.kept_bytes import keep
 from hyperlane.models.reference import HubReference, UrlReference
 from hyperlane.models.remembered import Remembered
 from hyperlane.models.remote_model import RemoteModel
@@ -86,7 +88,7 @@ class Kept:
         """Of all its files, or of what has come of them."""
         if self.whole:
             return sum(file.nbytes for file in self.papers.files)
-        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+        return _bytes_in(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ class Shelf:
         files, total, before = [], sum(wanted.remote.size for wanted in found.wanted), 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            here = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+            here = _bytes_in(folder)
         except OSError as error:
             raise TransferError(f"{found.papers.origin} cannot be stored in {folder}: {error}") from error
         check_space(folder, total - min(here, total))
@@ -265,11 +267,9 @@ class Shelf:
             known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else asdict(papers)
             said = asdict(papers) | {"revisions": sorted({*known["revisions"], *papers.revisions})}
             said["files"] = known["files"]
-            scratch = place.with_suffix(".new")
-            scratch.write_text(json.dumps(said, indent=1), encoding="utf-8")
-            scratch.replace(place)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TransferError(f"{place} cannot be written: {error}") from error
+            raise TransferError(f"{place} cannot be read: {error}; remove its folder and try again") from error
+        keep(place, json.dumps(said, indent=1).encode())
 
 
 def _look_up(reference: HubReference) -> _Found:
@@ -284,6 +284,15 @@ def _look_at(reference: UrlReference) -> _Found:
     remote = look_at(reference.url)
     papers = Papers(reference.url, "", (), (HubFile(reference.name, remote.size),))
     return _Found(papers, (Wanted(remote),))
+
+
+def _bytes_in(folder: Path) -> int:
+    """What the files of a folder take now, while others may be at work in it."""
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # renamed since it was listed
+            total += path.stat().st_size
+    return total
 
 
 def _is_whole(papers: Papers, folder: Path) -> bool:
