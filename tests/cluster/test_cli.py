@@ -95,6 +95,8 @@ def test_output_that_is_no_terminal_has_no_colours(hyperlane, tiny_model):
     [
         (["run", "smolm2-135m", "x"], 2, "smollm2-135m"),
         (["run", "./no/such/file.gguf", "x"], 2, "no/such/file.gguf"),
+        (["export", "./no/such/file.gguf"], 2, "no/such/file.gguf"),
+        (["export", "smollm2-135m", "--device", "coreml"], 2, "cpu, cuda, webgpu"),
         (["run", "MODEL", ""], 2, "the prompt is empty"),
         (["run", "MODEL", "x", "--worker", "127.0.0.1:9"], 5, "127.0.0.1:9"),
         (["run", "MODEL", "x", "--raw", "--temperature", "-1"], 2, "temperature"),
