@@ -48,8 +48,16 @@ class LoadBars:
 
     def __call__(self, progress: Progress) -> None:
         """Show one step of the way."""
-        text = f"{progress.who}: {progress.phase}"
+        text = f"{progress.who}: {progress.phase}{_where_from(progress)}"
         if progress.who not in self._tasks:
             self._tasks[progress.who] = self._bars.add_task(text, total=None)
         total = progress.total or None
         self._bars.update(self._tasks[progress.who], description=text, total=total, completed=progress.done)
+
+
+def _where_from(progress: Progress) -> str:
+    """Rate and kinds of sources of a transfer; empty for other phases."""
+    if not progress.sources:
+        return ""
+    kinds = ", ".join(f"{kind} {count / 1e6:.0f} MB" for kind, count in progress.sources)
+    return f" ({progress.rate / 1e6:.0f} MB/s; {kinds})"

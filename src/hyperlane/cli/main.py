@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from hyperlane import __version__
-from hyperlane.cli import bench, chat, doctor, export, models, node, plan, run, serve, service, status, token, worker
+from hyperlane.cli import (
+    bench,
+    cache,
+    chat,
+    doctor,
+    export,
+    models,
+    node,
+    plan,
+    run,
+    serve,
+    service,
+    status,
+    token,
+    worker,
+)
 from hyperlane.cli.command import end_on_terminate
 from hyperlane.cli.terminal import speak_utf8
 
@@ -64,6 +79,7 @@ for _name, _command in {
     "export": export.export,
 }.items():
     app.command(_name)(_command)
+app.add_typer(cache.app, name="cache")
 app.add_typer(token.app, name="token")
 app.add_typer(node.app, name="node")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class Kind(enum.StrEnum):
@@ -31,6 +31,17 @@ class Entry:
     used_s: float
     in_use: bool = False
     spare: bool = False
+
+
+def by_model(entries: Iterable[Entry]) -> list[Entry]:
+    """One entry for all of a kind that a model has, the largest first; `where` is empty."""
+    groups: dict[tuple[str, Kind, bool, bool], Entry] = {}
+    for one in entries:
+        key = (one.model, one.kind, one.in_use, one.spare)
+        had = groups.get(key)
+        nbytes, used_s = (had.nbytes, had.used_s) if had else (0, 0.0)
+        groups[key] = replace(one, where="", nbytes=nbytes + one.nbytes, used_s=max(used_s, one.used_s))
+    return sorted(groups.values(), key=lambda group: (-group.nbytes, group.model, group.kind))
 
 
 def to_evict(entries: Iterable[Entry], excess: int) -> list[Entry]:
