@@ -58,6 +58,12 @@ def test_the_hub_stands_in_for_a_lan_that_fails():
     assert asked(made, 0, 0.1) == ("a", 0)
 
 
+def test_the_head_is_spared_for_a_moment_while_peers_have_not_said_what_they_hold():
+    made = dispatch(HEAD, PEER, a=5)
+    assert asked(made, 0, 0.0) is None
+    assert asked(made, 0, 60.0) == ("a", 0)
+
+
 def test_what_nobody_can_verify_comes_from_the_hub_alone():
     made = dispatch(HEAD, PEER, HUB)
     made.want("a", 5, verifiable=False)

@@ -16,6 +16,9 @@ STRIKES = 5
 """Failures in a row after which a source is left for good."""
 
 FIRST_REST_S = 0.25
+PEERS_FIRST_S = 1.0
+"""So long the head and the hub are spared while peers have not said yet what they hold."""
+
 LATE_FACTOR = 3.0
 LATE_S = 2.0
 """A piece that takes longer, and so many times longer than another source would, is asked of that one too."""
@@ -72,6 +75,7 @@ class Dispatch:
             if source.kind is SourceKind.PEER:
                 source.holds, source.told = frozenset(), False
         self._tensors: dict[str, _Tensor] = {}
+        self._began_s: float | None = None
 
     # --- what is wanted --------------------------------------------------------------------------------------
 
@@ -115,7 +119,9 @@ class Dispatch:
     def next(self, source: int, now_s: float) -> Piece | None:
         """The piece to ask a source for now, which is then under way; None: nothing at the moment."""
         me = self._sources[source]
-        if me.out or now_s < me.rests_until_s:
+        if self._began_s is None:
+            self._began_s = now_s
+        if me.out or now_s < me.rests_until_s or self._waits_for_peers(me, now_s):
             return None
         piece = self._best(source, now_s) or self._late(source, now_s)
         if piece is not None:
@@ -179,6 +185,10 @@ class Dispatch:
         return "; ".join(reasons) or "nobody has it"
 
     # --- inside ----------------------------------------------------------------------------------------------
+
+    def _waits_for_peers(self, me: _Source, now_s: float) -> bool:
+        unheard = any(not source.told and not source.out for source in self._sources)
+        return unheard and me.kind is not SourceKind.PEER and now_s < (self._began_s or 0.0) + PEERS_FIRST_S
 
     def _best(self, number: int, now_s: float) -> Piece | None:
         me, spare = self._sources[number], None

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hyperlane.cluster.layers.dispatch import Dispatch, SourceKind
@@ -52,6 +53,8 @@ class LayerFetcher:
             for number, source in enumerate(sources)
             for _ in range(source.parallel)
         ]
+        # Hashing and syncing a tensor must not keep a source waiting.
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="fetch-finish")
         self._started = False
 
     # --- what is wanted --------------------------------------------------------------------------------------
@@ -101,6 +104,7 @@ class LayerFetcher:
         if self._started:
             for thread in self._threads:
                 thread.join()
+        self._finisher.shutdown(wait=True)
         with self._change:
             for partial in self._open.values():
                 partial.close()
@@ -221,7 +225,7 @@ class LayerFetcher:
             found = sum(each.length for each in pieces_of(name, place.info.nbytes) if each.index in partial.done)
             self._meter.add(name, SourceKind.CACHE, found, time.monotonic())
         if len(partial.done) == piece_count(place.info.nbytes):
-            self._finish(partial)
+            self._finisher.submit(self._finish_told, partial)
             return None
         return partial
 
@@ -240,7 +244,15 @@ class LayerFetcher:
                 return
             self._meter.add(piece.name, source.kind, piece.length, time.monotonic())
         if partial.write(piece, data):
+            self._finisher.submit(self._finish_told, partial)
+
+    def _finish_told(self, partial: PartialTensor) -> None:
+        try:
             self._finish(partial)
+        except Exception as error:  # noqa: BLE001 (the supervisor of the finishing thread: whoever waits is told)
+            with self._change:
+                self._broken = error
+                self._change.notify_all()
 
     def _finish(self, partial: PartialTensor) -> None:
         """All pieces are there: publish the tensor, or find out who lied."""

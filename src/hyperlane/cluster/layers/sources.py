@@ -43,7 +43,7 @@ class PieceSource(Protocol):
 class ServerSource:
     """A tensor server: the head's or another worker's."""
 
-    parallel = 2
+    parallel = 3
 
     def __init__(
         self, kind: SourceKind, address: Address, channel: grpc.Channel, fingerprint: str, token: str = ""
