@@ -123,7 +123,7 @@ class Planning:
     async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
         """A plan that is worth moving to from a running one; None: it goes on.
 
-        Measured, it must pay (`planner.moving`). Without measurements one with more workers is taken where everyone is
+        Measured, it must pay (`planner.moving`), save in place of a plan that was mended. Without measurements one with more workers is taken where everyone is
         to take part, and one in place of a plan that was mended in a hurry. A worker that runs stages cannot be
         measured, if it never was: then `is_held_up`, and once nothing runs `now` can.
         `nodes`: each with the memory that is free when the running plan is unloaded. Raises as `now`.
@@ -141,7 +141,7 @@ class Planning:
         replanning = self._partitioner.replan(running, measured.facts, wanted.workload, rates)
         log.info("another plan would have %s", replanning.verdict.why)
         better = Planned(self._linked(replanning.choice.plan, measured), measured)
-        return better if replanning.verdict.is_worth else None
+        return better if replanning.verdict.is_worth or is_mended(running) else None
 
     def _unmeasured(self, wanted: Wanted, nodes: Sequence[Node]) -> Plan:
         workload, workers = wanted.workload, [node.facts for node in nodes]
