@@ -123,8 +123,8 @@ class Planning:
     async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
         """A plan that is worth moving to from a running one; None: it goes on.
 
-        Measured, it must pay (`planner.moving`), save in place of a plan that was mended. Without measurements one with more workers is taken where everyone is
-        to take part, and one in place of a plan that was mended in a hurry. A worker that runs stages cannot be
+        Measured, it must pay (`planner.moving`); without measurements one with more workers is taken where everyone is
+        to take part. One that was mended in a hurry gives way in any case. A worker that runs stages cannot be
         measured, if it never was: then `is_held_up`, and once nothing runs `now` can.
         `nodes`: each with the memory that is free when the running plan is unloaded. Raises as `now`.
         """
