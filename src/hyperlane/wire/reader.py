@@ -48,7 +48,7 @@ class FrameReader:
     def rehearse(self, place: PlacePayload | None = None) -> None:
         """Read the last frame once more, to no effect: see `wire/anticipation.py`."""
         start, whole = self._seen
-        if not whole:
+        if not whole or self.in_mid_frame:  # a part of the next frame may lie where the last one lay
             return
         with suppress(ProtocolError):  # what was allowed then may not be now: it is not done, only rehearsed
             header = read_header(self._view, start)

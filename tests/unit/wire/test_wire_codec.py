@@ -73,7 +73,7 @@ def joined(message):
 
 
 def feed(reader, data, sizes, place):
-    """Give bytes in pieces of these sizes; yield what comes out."""
+    """Give bytes in pieces of these sizes, and rehearse before each; yield what comes out."""
     rest = memoryview(data)
     turn = 0
     while True:
@@ -83,6 +83,7 @@ def feed(reader, data, sizes, place):
             continue
         if not rest:
             return
+        reader.rehearse(place)
         buffer = reader.buffer()
         assert len(buffer) > 0
         count = min(len(buffer), len(rest), sizes[turn % len(sizes)])
