@@ -52,6 +52,12 @@ def test_each_link_has_its_own_precision_and_the_heads_links_are_raw():
     assert made.precisions == (RAW, INT8, INT4, RAW)
 
 
+def test_a_family_that_loses_much_by_int4_has_it_only_when_asked():
+    gemma = replace(PLAN, model=replace(PLAN.model, family="gemma3"))
+    assert with_precisions(gemma, Wire.AUTO, [path(0, 1, 50)]).precisions == (RAW, INT8, RAW, RAW)
+    assert with_precisions(gemma, Wire.INT4).precisions == (RAW, INT4, INT4, RAW)
+
+
 @pytest.mark.parametrize("fields", [{"loopback": True}, {"rtt_s": 100.0}])
 def test_a_path_within_a_machine_or_of_a_long_delay_stays_raw(fields):
     assert with_precisions(PLAN, Wire.AUTO, [path(0, 1, 50, **fields)]).precisions == (RAW,) * 4
