@@ -1,0 +1,71 @@
+"""The vocabulary of Hyperlane as plain frozen data: epochs, rows, plans, requests, events.
+
+Imports nothing of ours and knows no socket, clock, engine or file. `docs/architecture.md` defines every word.
+"""
+
+from __future__ import annotations
+
+from hyperlane.core.frames import Row, StageTiming
+from hyperlane.core.model import ElementType, ModelFacts, Precision, RopeFacts, WeightForm
+from hyperlane.core.names import CANDIDATES_K, Address, ClusterId, Epoch, HeadId, NodeId, TokenId
+from hyperlane.core.plans import LayerRange, Plan, Planner, Prediction, StageCost, StagePlan, StageSpec, WorkerFacts
+from hyperlane.core.requests import (
+    ChatMessage,
+    Event,
+    EventStream,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    RequestTimings,
+    SamplingParams,
+    TextDelta,
+    TokenChoice,
+    TokenLogprob,
+    Usage,
+)
+from hyperlane.core.status import Achieved, HeadStatus, LinkStatus, NodeStatus, StageStatus, TextGenerator
+
+__all__ = [
+    "CANDIDATES_K",
+    "Achieved",
+    "Address",
+    "ChatMessage",
+    "ClusterId",
+    "ElementType",
+    "Epoch",
+    "Event",
+    "EventStream",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "GenerationRequest",
+    "HeadId",
+    "HeadStatus",
+    "LayerRange",
+    "LinkStatus",
+    "ModelFacts",
+    "NodeId",
+    "NodeStatus",
+    "Plan",
+    "Planner",
+    "Precision",
+    "Prediction",
+    "RequestTimings",
+    "RopeFacts",
+    "Row",
+    "SamplingParams",
+    "StageCost",
+    "StagePlan",
+    "StageSpec",
+    "StageStatus",
+    "StageTiming",
+    "TextDelta",
+    "TextGenerator",
+    "TokenChoice",
+    "TokenId",
+    "TokenLogprob",
+    "Usage",
+    "WeightForm",
+    "WorkerFacts",
+]

@@ -1,0 +1,45 @@
+"""What a frame says of its rows, and what stages say of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperlane.core.names import CANDIDATES_K
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's share of a step frame: `count` tokens at positions `start` … of KV slot `slot`.
+
+    A start below what the slot holds overwrites the KV entries there: that is rollback, and it is exact.
+    `want`: ascending offsets (0 ≤ offset < count) of the tokens whose next-token candidates are asked for.
+    `top_k`: how many candidates for each. `extra_ids`: tokens whose logits are asked for besides.
+    `temperature`: the last stage also returns the log-sum-exp of logits / temperature (1.0 for greedy).
+    `whole_logits`: the answer to the wanted positions is the whole logit vector, in a LOGITS frame's payload.
+    """
+
+    slot: int
+    start: int
+    count: int
+    want: tuple[int, ...] = ()
+    top_k: int = CANDIDATES_K
+    extra_ids: tuple[int, ...] = ()
+    temperature: float = 1.0
+    whole_logits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """What one stage says of one frame, in microseconds of its own clock; the head needs no common clock.
+
+    `waited_us`: from being ready to receive until the frame's header was there. `computed_us`: engine time.
+    `overhead_us`: everything else between the header's arrival and the start of the send.
+    `previous_send_us`: how long sending the frame before this one took. `sent_bytes`: of the frame being passed on.
+    """
+
+    stage: int
+    waited_us: int
+    computed_us: int
+    overhead_us: int
+    previous_send_us: int
+    sent_bytes: int

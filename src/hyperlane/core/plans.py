@@ -1,0 +1,153 @@
+"""Workers, plans and what a stage is built from. `Planner` is the seam that makes one of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hyperlane.core.model import ElementType, ModelFacts, Precision
+from hyperlane.core.names import Address, Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker says of itself (Describe). Memory in bytes, measured at the time of asking.
+
+    `memory_pool`: workers that name the same pool take their memory from one another (one machine's RAM, one GPU's
+    memory); empty: a pool of its own. `node` (its id), `machine` (a hash) and `cluster` (the beginning of its id) are
+    in hex: who it says it is; empty when it does not. `hosts`: addresses at which its data port may be reached as well.
+    `cores`: those of its machine that it may compute on; 0: not known.
+    """
+
+    name: str
+    control: Address
+    data: Address
+    device: str
+    provider: str
+    threads: int
+    memory_total: int
+    memory_free: int
+    element: ElementType
+    hyperlane_version: str
+    protocol: int
+    runtime_version: str
+    memory_pool: str = ""
+    node: str = ""
+    machine: str = ""
+    cluster: str = ""
+    hosts: tuple[str, ...] = ()
+    cores: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRange:
+    """Layers `first` … `last` − 1 of a model."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a plan and the bytes it was counted with."""
+
+    index: int
+    worker: WorkerFacts
+    layers: LayerRange
+    weight_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a plan was expected to do when it was made, from what was measured. Seconds, tokens per second.
+
+    `token_s`: per token of one stream; `stages_s`: what each stage computes of that. `ttft_s`: until the first token of
+    `prompt_tokens` on an idle pipeline. `many_rate`: of `streams` streams together, split into `groups` groups, with
+    `frames` frames in flight at most.
+    """
+
+    token_s: float
+    ttft_s: float
+    prompt_tokens: int
+    many_rate: float
+    streams: int
+    groups: int
+    frames: int
+    stages_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ordered stages, the precision of the P + 1 links of the ring, KV slots and context (tokens a slot).
+
+    `prediction`: None for a plan that was made without measurements.
+    """
+
+    model: ModelFacts
+    stages: tuple[StagePlan, ...]
+    slots: int
+    context: int
+    precisions: tuple[Precision, ...]
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """All that a worker needs to build one stage: what Load carries, with the weights' whereabouts beside it."""
+
+    model: ModelFacts
+    epoch: Epoch
+    index: int
+    stages: int
+    layers: LayerRange
+    slots: int
+    context: int
+    threads: int
+    max_step_tokens: int
+    precision_in: Precision = Precision.RAW
+    precision_out: Precision = Precision.RAW
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage embeds token ids."""
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage projects to the vocabulary."""
+        return self.index == self.stages - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """Bytes that one layer, the embedding and the output projection take on a device, as the planner counts them."""
+
+    layer_weights: tuple[int, ...]
+    embedding: int
+    output: int
+    kv_per_layer: int
+    workspace: int
+
+
+class Planner(Protocol):
+    """Facts in, plan out; pure. `node` hands one to the head."""
+
+    def plan(
+        self, model: ModelFacts, workers: Sequence[WorkerFacts], cost: StageCost, slots: int, context: int
+    ) -> Plan:
+        """Place every layer of the model on the workers.
+
+        Raises:
+            DoesNotFit: the message says which bytes are missing where and what would make it fit.
+
+        """
+        ...
