@@ -39,6 +39,22 @@ class _News(NamedTuple):
     reason: FinishReason | None
 
 
+class _Return(NamedTuple):
+    """A frame that came back at `at_s`, the one before it at `before_s`; `alone`: no other was in flight.
+
+    `streams` had slots, `committed` tokens came of it.
+    """
+
+    frame: Frame
+    left: Departure
+    at_s: float
+    before_s: float
+    alone: bool
+    streams: int
+    committed: int
+    is_decode: bool
+
+
 class Loop:
     """Serves a head's requests with one pipeline until that fails or `stop` is called.
 
@@ -75,6 +91,7 @@ class Loop:
         self._sequences: dict[int, Sequence] = {}
         self._departures: deque[Departure] = deque()
         self._news: list[_News] = []
+        self._returned: list[_Return] = []
         self._stopping = False
         self._verdict: HyperlaneError | None = None
         self._deadline = StepDeadline(least_step_s)
@@ -115,6 +132,7 @@ class Loop:
                 frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch)
                 self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
                 self._ring.send(frame)
+            self._learn()
             self.publish()
         if self._verdict is not None:
             raise self._verdict
@@ -157,13 +175,6 @@ class Loop:
         flight = self._lanes.arrive(frame.step)
         left = self._departures.popleft()
         alone = left.alone and not self._lanes.flights
-        tokens = left.tokens
-        self._deadline.note(tokens, now_s - max(left.at_s, self._back_s))
-        self._back_s = now_s
-        ring_us = (now_s - left.at_s) * 1e6
-        self.timings.note(FrameTiming(ring_us, tokens, left.sent_bytes, alone, frame.timings, left.at_s))
-        alone_rows = sum(row.count == 1 for row in left.rows)
-        self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in frame.timings))
         streams, before = self.active, self._counters.completion_tokens
         self._last = flight, frame, left
         for share, answer in zip(flight.plan.shares, self._answers(frame, left), strict=True):
@@ -171,7 +182,23 @@ class Loop:
             if answer and sequence is not None:
                 self._take(sequence, answer[0], now_s)
         committed = self._counters.completion_tokens - before
-        self.pace.note(now_s, committed, streams=streams, is_decode=flight.plan.is_decode)
+        self._returned.append(
+            _Return(frame, left, now_s, self._back_s, alone, streams, committed, is_decode=flight.plan.is_decode)
+        )
+        self._back_s = now_s
+
+    def _learn(self) -> None:
+        """What the frames that came back say of times: noted while the next ones are under way."""
+        for back in self._returned:
+            left, tokens = back.left, back.left.tokens
+            self._deadline.note(tokens, back.at_s - max(left.at_s, back.before_s))
+            ring_us = (back.at_s - left.at_s) * 1e6
+            timings = back.frame.timings
+            self.timings.note(FrameTiming(ring_us, tokens, left.sent_bytes, back.alone, timings, left.at_s))
+            alone_rows = sum(row.count == 1 for row in left.rows)
+            self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in timings))
+            self.pace.note(back.at_s, back.committed, streams=back.streams, is_decode=back.is_decode)
+        self._returned.clear()
 
     def _rehearse(self) -> None:
         """What the next frame will take, done with the last one to no effect: see `wire/anticipation.py`."""

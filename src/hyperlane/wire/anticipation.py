@@ -21,7 +21,7 @@ REMEMBERED = 16
 FIRST_AFTER = 6
 """How many waits must be known before anything is expected."""
 
-LEAD_S = 0.3e-3
+LEAD_S = 0.5e-3
 """Watching begins so long before the earliest usual arrival: longer than a timer is late."""
 
 LONGEST_WATCH_S = 2e-3
@@ -33,7 +33,7 @@ LONGEST_WAIT_S = 1.0
 TICK_S = 1e-3
 """Sleeps end at whole milliseconds: what poll counts in."""
 
-REHEARSE_EVERY_S = 50e-6
+REHEARSE_EVERY_S = 40e-6
 """What others compute meanwhile pushes a rehearsal out of shared caches again."""
 
 TAKEN_S = 0.5e-3
@@ -114,6 +114,9 @@ def await_frame(
     sleep_s = (since_s + window[0] - now_s) // TICK_S * TICK_S
     if sleep_s > 0 and (found := ready(sleep_s)):
         return found
+    rest_of_tick_s = since_s + window[0] - time.perf_counter()
+    if rest_of_tick_s > 0:
+        time.sleep(rest_of_tick_s)
     until_s, again_s = since_s + window[1], 0.0
     while not (found := ready(0.0)):
         now_s = time.perf_counter()
