@@ -164,6 +164,7 @@ def expected(source: TensorSource, facts: ModelFacts) -> list[str]:
     return [hashlib.sha256(b"".join(bytes(source.read(name)) for name in stage)).hexdigest() for stage in stages]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_several_files_is_read_in_ranges_and_storage_that_breaks_off_is_asked_again(
     hub, workers, serve, tmp_path, model
 ):

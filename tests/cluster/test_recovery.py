@@ -181,6 +181,7 @@ def slow_and_fast(tmp_path):
         workers.stop()
 
 
+@pytest.mark.slow
 def test_a_faster_worker_that_comes_is_measured_while_nobody_asks_and_takes_over(tiny_model, slow_and_fast):
     slow, fast = slow_and_fast
     settings = serve_config(tiny_model, workers=(slow.start(),), use="best", measure="auto")

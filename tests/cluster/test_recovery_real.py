@@ -14,6 +14,8 @@ from hyperlane.api import HttpServer, bind_socket, create_app
 from hyperlane.config import ApiConfig, ServeConfig, load
 from hyperlane.node import Serving, start_serving
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = (
     ({"temperature": 0}, "Tell me a story about a lighthouse."),
     ({"temperature": 0.9, "seed": 7}, "List some fruits, and say how each one tastes."),
