@@ -16,7 +16,6 @@ from typing import Self
 
 from hyperlane.cluster import machine, worker
 from hyperlane.cluster.background import BackgroundLoop
-from hyperlane.cluster.controller import Ask, Controller
 from hyperlane.cluster.cost import stage_cost
 from hyperlane.cluster.discovery import finding
 from hyperlane.cluster.discovery.around import Surroundings
@@ -26,6 +25,11 @@ from hyperlane.cluster.engine_room import EngineRoom, onnx_room
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.layers.share import Sharing
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
+from hyperlane.cluster.pipelines.controller import Controller
+from hyperlane.cluster.pipelines.crew import Crew
+from hyperlane.cluster.pipelines.facts import Ask
+from hyperlane.cluster.pipelines.loader import StageLoader
+from hyperlane.cluster.pipelines.upkeep import Upkeep
 from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planning import Outlook, Planning, Wishes
 from hyperlane.cluster.precisions import Wire
@@ -34,7 +38,6 @@ from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.opening import OpenDoor
-from hyperlane.cluster.upkeep import Upkeep
 from hyperlane.cluster.wanted import Use, context_of, wanted
 from hyperlane.cluster.weights import WeightRoom, engine_loader, holds_model
 from hyperlane.cluster.worker import WorkerSetup, listen_address
@@ -270,9 +273,8 @@ class _Cluster:
         return self._around.wait(expected, looking.config.wait_s)
 
     async def _make(self, addresses: tuple[Address, ...], identity: HeadIdentity, logs: Path) -> Controller:
-        return Controller(
-            addresses, identity, logs, report=self._report, why_lost=self._local.obituary, trust=self._trust
-        )
+        crew = Crew(addresses, identity.head, why_lost=self._local.obituary, trust=self._trust)
+        return Controller(crew, identity, StageLoader(crew, logs, self._report))
 
     async def _make_upkeep(self, controller: Controller, head: Head) -> Upkeep:
         return Upkeep(controller, self.ask(), self.planning(), self._local, head, replans=self._config.replan)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from hyperlane.cluster.machine import is_loopback
-from hyperlane.cluster.mending import is_mended
+from hyperlane.cluster.pipelines.mending import is_mended
 from hyperlane.cluster.placement import ProportionalPlanner
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Objective, PathFacts, pools_of

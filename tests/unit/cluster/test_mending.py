@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hyperlane.cluster.breaker import FAILURES, LONGEST_PAUSE_S, PAUSE_S, TRUSTED_AFTER_S, WINDOW_S, Breakers
-from hyperlane.cluster.holdings import Holdings
-from hyperlane.cluster.mending import fits_beside, is_mended, mended, same_places
+from hyperlane.cluster.pipelines.breaker import FAILURES, LONGEST_PAUSE_S, PAUSE_S, TRUSTED_AFTER_S, WINDOW_S, Breakers
+from hyperlane.cluster.pipelines.holdings import Holdings
+from hyperlane.cluster.pipelines.mending import fits_beside, is_mended, mended, same_places
 from hyperlane.core import Address, Epoch
 from hyperlane.stage.orders import LoadOrder, StageKey, WeightSources
 from hyperlane.testing.toy import TOY_HEAD, toy_facts, toy_plan, toy_specs

@@ -11,21 +11,23 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 from hyperlane.cluster import rpc
-from hyperlane.cluster.breaker import Breakers
-from hyperlane.cluster.controller import Ask, Attendance, Controller, Pipeline, Present
 from hyperlane.cluster.local import LocalWorkers
-from hyperlane.cluster.mending import fits_beside, is_mended, mended, same_places
+from hyperlane.cluster.pipelines.blame import Blame
+from hyperlane.cluster.pipelines.breaker import Breakers
+from hyperlane.cluster.pipelines.controller import Controller
+from hyperlane.cluster.pipelines.facts import Ask, Attendance, Pipeline
+from hyperlane.cluster.pipelines.mending import fits_beside, is_mended, same_places
+from hyperlane.cluster.pipelines.replanning import Replanning
+from hyperlane.cluster.pipelines.revival import Revival
+from hyperlane.cluster.pipelines.served import Served
 from hyperlane.cluster.planning import Planned, Planning
 from hyperlane.cluster.profile.measured import Node
-from hyperlane.cluster.revival import Revival
 from hyperlane.cluster.worker_client import WorkerClient
 from hyperlane.core import Address, HeadStatus, Plan
-from hyperlane.errors import DoesNotFit, EngineFault, HyperlaneError
-from hyperlane.wire.link import Ring
+from hyperlane.errors import HyperlaneError
 
 log = logging.getLogger(__name__)
 
@@ -44,26 +46,6 @@ MENDED_FOR_S = 60.0
 
 LONGEST_PAUSE_S = 10.0
 """Between two tries to build a pipeline; a worker that comes ends the pause."""
-
-
-class Served(Protocol):
-    """What a head is to its upkeep. Called from the event loop, but `pause`, which waits, from a thread."""
-
-    def attach(self, ring: Ring, plan: Plan, epoch: int) -> None:
-        """Go on with this pipeline."""
-        ...
-
-    def pause(self, verdict: HyperlaneError | None = None) -> None:
-        """Let the running pipeline go; with a verdict it counts as lost."""
-        ...
-
-    def idle(self) -> bool:
-        """Whether no request waits or runs."""
-        ...
-
-    def prove(self) -> None:
-        """Send a token through it, if no request does."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +80,13 @@ class Upkeep:
         self._ask = ask
         self._planning = planning
         self._revival = Revival(local, self._replaced)
-        self._replans = replans
         self._clock = clock
         self._head = head
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
         self._breakers = Breakers()
+        self._blame = Blame(self._breakers, clock)
+        self._replanning = Replanning(ask.wanted, planning, self._breakers, clock, replans=replans)
         self._generation = 0
         self._look_again_s: float | None = None
         self._since_s = clock()
@@ -142,7 +125,7 @@ class Upkeep:
 
     def offer(self, address: Address) -> None:
         """A worker came, or came back."""
-        self._controller.offer(address)
+        self._controller.crew.offer(address)
         self._events.put_nowait(_Changed())
 
     def offer_soon(self, address: Address) -> None:
@@ -151,10 +134,7 @@ class Upkeep:
 
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A status with who is left out for a while, and why. From any thread."""
-        now_s = self._clock()
-        reasons = [self._breakers.reason(node.address, now_s) if node.address else "" for node in status.nodes]
-        nodes = (replace(node, reason=why or node.reason) for node, why in zip(status.nodes, reasons, strict=True))
-        return replace(status, nodes=tuple(nodes))
+        return self._blame.complete(status)
 
     # --- events ----------------------------------------------------------------------------------------------
 
@@ -190,7 +170,7 @@ class Upkeep:
         return _Changed()
 
     async def _look(self) -> Attendance:
-        seen = await self._controller.look()
+        seen = await self._controller.crew.look()
         self._look_again_s = LOOK_AGAIN_S if seen.missing else None
         return seen
 
@@ -216,14 +196,14 @@ class Upkeep:
         while True:
             seen = await self._look()
             missing = [address for address, _ in seen.missing]
-            if not blamed:
-                self._blame(seen, cause)
-                blamed = True
+            if not blamed and lost is not None:
+                self._blame.for_loss(lost.plan, seen, cause)
+            blamed = True
             try:
-                await self._serve(await self._change(await self._plan_after(lost, seen)))
+                await self._serve(await self._change(await self._replanning.after(lost, seen)))
             except HyperlaneError as error:
                 log.warning("no pipeline yet: %s", error)
-                self._blame_loads(error)
+                self._blame.failed(self._controller.blamed, error)
                 self._revival.begin(missing)
             else:
                 self._revival.begin(missing, REVIVAL_AFTER_S)
@@ -231,25 +211,6 @@ class Upkeep:
                 return
             await self._pause(pause_s * rng.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    async def _plan_after(self, lost: Pipeline | None, seen: Attendance) -> Planned:
-        """The same stages where that goes, else a new plan; left out are those who failed too often, while it goes."""
-        everyone = [_with_own(one) for one in seen.present if not one.is_leaving]
-        trusted = [node for node in everyone if self._breakers.is_trusted(node.facts.control, self._clock())]
-        for nodes in (trusted, everyone):
-            with suppress(DoesNotFit):
-                return await self._planned_on(lost, nodes)
-        return await self._planning.now(self._ask.wanted, everyone)
-
-    async def _planned_on(self, running: Pipeline | None, nodes: Sequence[Node]) -> Planned:
-        """The running plan on these workers, mended, or if that does not go a new one."""
-        if running is not None:
-            plan = mended(running.plan, [node.facts for node in nodes])
-            if plan is not None:
-                # What was predicted was for other workers.
-                moved = not same_places(plan, running.plan)
-                return replace(running.planned, plan=replace(plan, prediction=None) if moved else plan)
-        return await self._planning.now(self._ask.wanted, nodes)
 
     async def _change(self, planned: Planned) -> Pipeline:
         return await self._controller.change(self._ask, planned, self._verdict, self._leaves)
@@ -267,30 +228,8 @@ class Upkeep:
                 while isinstance(await self._events.get(), _Lost):
                     pass
 
-    # --- who failed ------------------------------------------------------------------------------------------
-
-    def _blame(self, seen: Attendance, cause: Exception) -> None:
-        """Those of the plan that do not answer; if all do, the one whose stage said FAULT."""
-        if self._running is None:
-            return
-        places = [stage.worker.control for stage in self._running.plan.stages]
-        gone = {address for address, _ in seen.missing if address in places}
-        if not gone and isinstance(cause, EngineFault) and cause.stage is not None and cause.stage < len(places):
-            gone = {places[cause.stage]}
-        for address in gone:
-            self._failed(address, cause)
-
-    def _blame_loads(self, error: HyperlaneError) -> None:
-        for address in self._controller.blamed:
-            self._failed(address, error)
-
-    def _failed(self, address: Address, cause: Exception) -> None:
-        log.warning("the worker at %s failed: %s", address, cause)
-        if self._breakers.failed(address, self._clock()):
-            log.warning("the worker at %s is left out: %s", address, self._breakers.reason(address, self._clock()))
-
     async def _replaced(self, old: Address, new: Address | None) -> None:
-        await self._controller.forget(old)
+        await self._controller.crew.forget(old)
         if new is not None:
             self.offer(new)
 
@@ -303,7 +242,7 @@ class Upkeep:
             return
         seen = await self._look()
         self._revival.begin([address for address, _ in seen.missing])
-        planned = await self._without_leavers(running, seen)
+        planned = await self._replanning.without_leavers(running, seen)
         if planned is None and self._is_good_for_now(running):
             self._look_again_s = LOOK_SOON_S
             return
@@ -320,7 +259,7 @@ class Upkeep:
             )
             await self._serve(pipeline)
         except HyperlaneError as error:
-            self._blame_loads(error)
+            self._blame.failed(self._controller.blamed, error)
             await self._after_failed_change(running, error)
 
     def _is_good_for_now(self, running: Pipeline) -> bool:
@@ -328,32 +267,12 @@ class Upkeep:
         young = self._clock() - self._since_s < MENDED_FOR_S
         return is_mended(running.plan) and young and not self._head.idle()
 
-    async def _without_leavers(self, running: Pipeline, seen: Attendance) -> Planned | None:
-        leaving = {one.node.facts.control for one in seen.present if one.is_leaving}
-        if not leaving & {stage.worker.control for stage in running.plan.stages}:
-            return None
-        try:
-            return await self._planned_on(running, [_with_own(one) for one in seen.present if not one.is_leaving])
-        except DoesNotFit as error:
-            log.warning("a worker is about to leave, and nothing fits without it: %s", error)
-            return None
-
     async def _better(self, running: Pipeline, seen: Attendance) -> Planned | None:
         """What would be planned now, if it is worth moving to."""
-        now_s = self._clock()
-        usable = [
-            _with_own(one)
-            for one in seen.present
-            if not one.is_leaving and not self._breakers.is_open(one.node.facts.control, now_s)
-        ]
-        if not self._replans:
-            return None
-        with suppress(DoesNotFit):
-            planned = await self._planning.better(self._ask.wanted, usable, running.plan)
-            if planned is None and self._planning.is_held_up:
-                await self._measure_in_quiet(usable)
-            return planned
-        return None
+        planned = await self._replanning.better(running, seen)
+        if planned is None and self._replanning.is_held_up:
+            await self._measure_in_quiet(self._replanning.usable(seen))
+        return planned
 
     async def _measure_in_quiet(self, nodes: Sequence[Node]) -> None:
         """Somebody was never measured, and cannot be beside stages: while nobody asks for anything they go."""
@@ -364,7 +283,7 @@ class Upkeep:
         await self._let_go()
         try:
             await self._controller.clear()
-            await self._serve(await self._change(await self._planning.now(self._ask.wanted, nodes)))
+            await self._serve(await self._change(await self._replanning.now(nodes)))
         except HyperlaneError as error:
             await self._recover(error)
 
@@ -378,12 +297,6 @@ class Upkeep:
             await self._controller.give_up_what_is_new(running)
         else:
             await self._recover(error)
-
-
-def _with_own(present: Present) -> Node:
-    """A worker as a planner should count it: what its present stages take is free for the next ones."""
-    facts = present.node.facts
-    return replace(present.node, facts=replace(facts, memory_free=facts.memory_free + present.held_bytes))
 
 
 def _places(plan: Plan) -> str:

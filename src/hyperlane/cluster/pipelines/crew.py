@@ -1,0 +1,153 @@
+"""The workers of a head: who they are, whether they answer, and which stages each holds. Knows no plan.
+
+Lives in one event loop; several pipelines may share one crew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
+
+from hyperlane.cluster.pipelines.facts import Attendance, Present
+from hyperlane.cluster.pipelines.holdings import Holdings, Place
+from hyperlane.cluster.planning import Names
+from hyperlane.cluster.profile.measured import Node
+from hyperlane.cluster.trust.head_trust import HeadTrust
+from hyperlane.cluster.worker_client import WorkerClient
+from hyperlane.core import Address, HeadId
+from hyperlane.errors import HyperlaneError, LoadFailed, WorkerBusy, WorkerUnreachable
+from hyperlane.stage.orders import StageKey
+
+T = TypeVar("T")
+
+PROBE_S = 1.5
+PROBES = 2
+"""Patience with a worker that may be gone: seconds and tries."""
+
+
+class Crew:
+    """Clients of all workers by control address, and what they hold. `holdings`: told by whoever loads stages."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        head: HeadId,
+        *,
+        why_lost: Callable[[], str] = str,
+        trust: HeadTrust | None = None,
+    ) -> None:
+        """`why_lost` may know how local workers ended; it may block for a moment. `trust`: the head's cluster."""
+        self.head = head
+        self.trust = trust
+        self.holdings = Holdings()
+        self._why_lost = why_lost
+        self._names = Names()
+        self._clients = {address: WorkerClient(address, trust) for address in addresses}
+
+    def __getitem__(self, address: Address) -> WorkerClient:
+        return self._clients[address]
+
+    def everyone(self) -> list[WorkerClient]:
+        """All that are known, in the order in which they were."""
+        return list(self._clients.values())
+
+    # --- who is there ----------------------------------------------------------------------------------------
+
+    def offer(self, address: Address) -> None:
+        """A worker that the next plan may use. In the event loop; known ones change nothing."""
+        if address not in self._clients:
+            self._clients[address] = WorkerClient(address, self.trust)
+
+    async def forget(self, address: Address) -> None:
+        """A worker that will not come back."""
+        self.holdings.dropped(address)
+        client = self._clients.pop(address, None)
+        if client is not None:
+            await client.close()
+
+    async def nodes(self, timeout_s: float) -> list[Node]:
+        """All workers as they are now, in the order of their addresses; all are asked at once.
+
+        Raises:
+            WorkerUnreachable, VersionMismatch, NotTrusted: of the first worker that fails.
+
+        """
+        clients = self.everyone()
+        described = await self.together(client.describe(timeout_s=timeout_s) for client in clients)
+        return [Node(client, self._names.given(said.facts)) for client, said in zip(clients, described, strict=True)]
+
+    async def look(self) -> Attendance:
+        """Ask all workers at once, with little patience, what they are and what they hold; renews their leases."""
+        clients = self.everyone()
+        answers = await asyncio.gather(*(self._look_at(client) for client in clients), return_exceptions=True)
+        missing: list[tuple[Address, HyperlaneError]] = []
+        for client, answer in zip(clients, answers, strict=True):
+            if isinstance(answer, HyperlaneError):
+                self.holdings.dropped(client.address)
+                missing.append((client.address, answer))
+            elif isinstance(answer, BaseException):
+                raise answer
+        return Attendance(tuple(one for one in answers if isinstance(one, Present)), tuple(missing))
+
+    async def _look_at(self, client: WorkerClient) -> Present:
+        described = await client.describe(timeout_s=PROBE_S, tries=PROBES)
+        health = await client.health(self.head, PROBE_S, PROBES)
+        if not health.holds_lease and health.lease_s > 0:
+            raise WorkerBusy(f"{client.name} at {client.address} is held by another head")
+        for stray in self.holdings.said(client.address, (key for key, _ in health.stages)):
+            await client.unload(self.head, stray)
+        node = Node(client, self._names.given(described.facts))
+        return Present(node, self.holdings.bytes_of(client.address), health.draining)
+
+    # --- what they hold --------------------------------------------------------------------------------------
+
+    async def drop_besides(self, wanted: Collection[Place]) -> None:
+        """Drop every stage that is held and not wanted."""
+        await asyncio.gather(*(self._drop(*place) for place in self.holdings.besides(wanted)))
+
+    async def _drop(self, where: Address, key: StageKey) -> None:
+        self.holdings.dropped(where, key)
+        if where in self._clients:
+            # A worker that cannot be told is asked what it holds before it is used again.
+            with suppress(HyperlaneError):
+                await self._clients[where].unload(self.head, key)
+
+    async def release(self) -> None:
+        """Drop every stage everywhere, and the leases."""
+        await asyncio.gather(*(self._release(client) for client in self.everyone()))
+
+    async def _release(self, client: WorkerClient) -> None:
+        # A worker that cannot be told finds out when its lease runs out.
+        self.holdings.dropped(client.address)
+        with suppress(HyperlaneError):
+            await client.unload(self.head)
+
+    async def close(self) -> None:
+        """Release all, and end the connections. Idempotent."""
+        await self.release()
+        for client in self.everyone():
+            await client.close()
+
+    # --- all at once -----------------------------------------------------------------------------------------
+
+    async def together(self, calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+        """The results in order; the first error ends the other calls and is raised, with what is known besides."""
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except (WorkerUnreachable, LoadFailed) as error:
+            reasons = await asyncio.to_thread(self._why_lost)
+            raise type(error)("\n".join(filter(None, (str(error), reasons)))) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def with_own(present: Present) -> Node:
+    """A worker as a planner should count it: what its present stages take is free for the next ones."""
+    facts = present.node.facts
+    return replace(present.node, facts=replace(facts, memory_free=facts.memory_free + present.held_bytes))
