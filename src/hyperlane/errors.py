@@ -27,6 +27,7 @@ HyperlaneError
 ├── PipelineLost                 requests in flight ended because a stage was lost        exit code 6
 │   └── StepOverdue              a step did not come back in the time that such steps take
 ├── Overloaded                   the queue is full (carries `retry_after_s`)
+├── DeadlineExceeded             the time that a request was given is over
 └── TransferError                a download or a tensor's bytes did not arrive whole      exit code 7
 """
 
@@ -171,6 +172,10 @@ class Overloaded(HyperlaneError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(HyperlaneError):
+    """The time that a request was given is over; what it had of its answer was told."""
 
 
 class TransferError(HyperlaneError):

@@ -53,16 +53,10 @@ def said_by_file(path: Path, known: Known, *, must_exist: bool) -> Said:
         ConfigError: it cannot be read, or names something unknown; or it must be there and is not.
 
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if must_exist:
-            raise ConfigError(f"the configuration file {path} does not exist") from None
+    if not must_exist and not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
     said: Said = {}
-    for section, entries in content.items():
+    for section, entries in said_by_toml(path).items():
         refuse_unknown(section, known, f"{path}: section")
         if not isinstance(entries, dict):
             raise ConfigError(f"{path}: '{section}' must be a section: [{section}]")
@@ -70,3 +64,18 @@ def said_by_file(path: Path, known: Known, *, must_exist: bool) -> Said:
             refuse_unknown(name, known[section], f"{path}: key of [{section}]")
             said[section, name] = (value, f"{path}: [{section}] {name}")
     return said
+
+
+def said_by_toml(path: Path, what: str = "configuration file") -> dict[str, object]:
+    """The sections of any TOML file that a user wrote.
+
+    Raises:
+        ConfigError: it is not there, or cannot be read.
+
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the {what} {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the {what} {path} cannot be read: {error}") from error

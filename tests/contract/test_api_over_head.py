@@ -61,7 +61,7 @@ class Rig:
 def rig() -> Iterator[Callable[..., Rig]]:
     with ExitStack() as stack:
 
-        def start(slots: int = 4, queue: int = 64, context: int = 512) -> Rig:
+        def start(slots: int = 4, queue: int = 64, context: int = 512, timeout_s: float | None = None) -> Rig:
             facts = toy_facts(context=context)
             plan = toy_plan(facts, stages=2, slots=slots)
             specs = toy_specs(plan)
@@ -71,7 +71,7 @@ def rig() -> Iterator[Callable[..., Rig]]:
             service: TextGenerator = HeadService(head, ByteTokenizer(), Turns())
             head.attach(ring, plan, 1)
             head.warm_up()
-            config = ApiConfig(drain_s=0.05)
+            config = ApiConfig(drain_s=0.05, request_timeout_s=timeout_s)
             server = HttpServer(create_app(service, config), bind_socket("127.0.0.1", 0), config)
             server.start()
             stack.callback(server.stop)
@@ -133,6 +133,33 @@ def test_a_request_beyond_the_queue_is_429(rig):
         with pytest.raises(openai.RateLimitError) as refused:
             running.ask(n=2)
         assert int(refused.value.response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("said", ["field", "header", "server"])
+def test_an_answer_that_takes_too_long_ends_in_an_error_and_its_slot_is_free(rig, said):
+    running = rig(slots=1, context=ENDLESS, timeout_s=0.3 if said == "server" else 60)
+    fields = {"max_tokens": ENDLESS - 2}
+    if said == "field":
+        fields["extra_body"] = {"timeout_s": 0.3}
+    if said == "header":
+        fields["extra_headers"] = {"x-request-timeout": "0.3"}
+    with pytest.raises(openai.APIStatusError, match=r"0\.3 s that this request may take are over") as late:
+        running.ask(**fields)
+    assert (late.value.status_code, late.value.code) == (504, "deadline_exceeded")
+    stream = running.ask(**fields, stream=True)
+    next(stream)
+    with pytest.raises(openai.APIError, match="tokens were made") as cut:
+        list(stream)
+    assert cut.value.code == "deadline_exceeded"
+    assert running.ask(max_tokens=3).usage.completion_tokens == 3
+    assert running.head.status().endings.deadline == 2
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "soon", "nan", "1e9", ""])
+def test_a_header_that_is_no_time_is_refused(rig, header):
+    with pytest.raises(openai.BadRequestError) as refused:
+        rig().ask(extra_headers={"x-request-timeout": header})
+    assert refused.value.param == "x-request-timeout"
 
 
 def test_a_lost_pipeline_ends_streams_with_an_error_and_refuses_new_requests(rig):

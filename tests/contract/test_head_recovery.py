@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from hyperlane.core import Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TextDelta
-from hyperlane.errors import EngineFault, PipelineLost, StepOverdue
+from hyperlane.errors import DeadlineExceeded, EngineFault, PipelineLost, StepOverdue
 from hyperlane.head.gap import MAX_REPLAYS
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
@@ -217,6 +217,42 @@ def test_requests_give_up_when_no_pipeline_comes():
             assert "within 0.05 s" in str(end.error)
         cluster.attach()
         assert isinstance(list(cluster.submit(b"later"))[-1], Finished)
+
+
+def test_requests_whose_time_is_over_end_and_their_slots_are_free(undisturbed):
+    stuck, slow = threading.Event(), FakeCost(1.0)
+    with Cluster() as cluster:
+        cluster.attach(cost=slow, wait=lambda _: cluster.head.status().completion_tokens < 25 or stuck.wait(5))
+        streams = [cluster.submit(b"hurried", count=None, timeout_s=1.0) for _ in range(6)]
+        ends = [list(stream) for stream in streams]
+        stuck.set()
+        assert all(isinstance(end[-1].error, DeadlineExceeded) for end in ends)
+        assert [len(end) > 1 for end in ends] == [True] * 4 + [False] * 2
+        assert "nothing was made" in str(ends[5][-1].error)
+        status = cluster.head.status()
+        assert (status.endings.deadline, status.active, status.queued, status.losses) == (6, 0, 0, 0)
+        assert told(cluster.submit(*ASKED[0], timeout_s=60.0)) == undisturbed[0]
+
+
+def test_a_request_whose_time_is_over_does_not_wait_for_a_pipeline():
+    with Cluster() as cluster:
+        cluster.attach(raises_at=0)
+        stream = cluster.submit(b"hurried", timeout_s=0.2)
+        (last,) = stream
+        assert isinstance(last.error, DeadlineExceeded)
+        assert cluster.head.status().endings.deadline == 1
+
+
+def test_an_answer_says_how_long_it_stood_still():
+    with Cluster() as cluster:
+        cluster.attach(raises_at=3)
+        stream = cluster.submit(b"paused")
+        assert cluster.told.wait(30)
+        cluster.attach()
+        *_, last = stream
+        *_, undisturbed = cluster.submit(b"paused")
+        assert last.usage.paused_s > 0.0
+        assert undisturbed.usage.paused_s == 0.0
 
 
 def test_a_request_that_every_pipeline_fails_of_ends_in_the_end():

@@ -6,7 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hyperlane.core import Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TextDelta
+from hyperlane.core import (
+    Endings,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Refusals,
+    SamplingParams,
+    TextDelta,
+)
 from hyperlane.errors import Overloaded, PipelineLost
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
@@ -73,6 +82,12 @@ def test_every_request_of_a_storm_ends_once(seed):
         status = head.status()
         accepted = len(ends) - ends.count("Overloaded") - ends.count("PipelineLost")
         assert (status.requests_admitted, status.requests_ended) == (accepted, accepted)
-        assert status.requests_refused == ends.count("Overloaded")
+        assert status.refusals == Refusals(ends.count("Overloaded"), ends.count("PipelineLost"))
+        assert status.endings == Endings(
+            stop=ends.count("stop"),
+            length=ends.count("length"),
+            cancelled=ends.count("cancelled"),
+            lost=ends.count("Failed"),
+        )
         assert (status.queued, status.active) == (0, 0)
         head.close()

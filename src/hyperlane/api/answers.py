@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from hyperlane.api.errors import Cancelled
 from hyperlane.core import Event, EventStream, Failed, Finished, FinishReason, TextDelta, Usage
@@ -21,14 +22,30 @@ HEARTBEAT_S = 15.0
 """Silence after which a reader gets an empty batch, seconds: shorter than the idle limits of common proxies."""
 
 
+class Meter(Protocol):
+    """Whoever pays for a request's sequences, as `limits.Account` does."""
+
+    def spend(self, tokens: int) -> None:
+        """Tokens of an answer."""
+        ...
+
+    def ended(self, now_s: float) -> None:
+        """One sequence ended, however; on the monotonic clock."""
+        ...
+
+
 class Answers:
     """The events of the sequences of one request. Used as a context manager, which cancels what has not ended.
 
     Belongs to one event loop. `close` and `fail` may be called while another coroutine waits in `batch`.
     """
 
-    def __init__(self, streams: Sequence[EventStream], heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self, streams: Sequence[EventStream], heartbeat_s: float = HEARTBEAT_S, meter: Meter | None = None
+    ) -> None:
+        """`meter`: told of every token and of each sequence's end, once."""
         self._streams = streams
+        self._meter = meter
         self._heartbeat_s = heartbeat_s
         self._open = set(range(len(streams)))
         self._held: list[tuple[int, Event]] = []
@@ -57,9 +74,9 @@ class Answers:
     def close(self) -> None:
         """Give up: cancel every sequence that has not ended; `batch` returns None from now on. Idempotent."""
         self._closed = True
-        for index in self._open:
+        for index in tuple(self._open):
             self._streams[index].cancel()
-        self._open.clear()
+            self._finish(index)
         for pump in self._pumps:
             pump.cancel()
         self._wake()
@@ -107,8 +124,16 @@ class Answers:
     def _put(self, index: int, event: Event) -> None:
         self._held.append((index, event))
         if not isinstance(event, TextDelta):
-            self._open.discard(index)
+            self._finish(index)
+        elif self._meter is not None:
+            self._meter.spend(len(event.tokens))
         self._wake()
+
+    def _finish(self, index: int) -> None:
+        if index in self._open:
+            self._open.remove(index)
+            if self._meter is not None:
+                self._meter.ended(time.monotonic())
 
     def _end(self, index: int, pump: asyncio.Task[None]) -> None:
         """A stream that broke, or that ended without saying how, must not leave its client waiting."""
@@ -129,15 +154,17 @@ def failure_of(event: Event) -> Exception | None:
 
 
 class Tally:
-    """Token counts of a request. `n` sequences share a prompt, which counts once."""
+    """Token counts of a request. `n` sequences share a prompt, which counts once; pauses they have side by side."""
 
     def __init__(self, n: int) -> None:
         self._n = n
         self._prompt = self._cached = self._completion = 0
+        self._paused_s = 0.0
 
     def add(self, index: int, usage: Usage) -> None:
         """Count a finished sequence."""
         self._completion += usage.completion_tokens
+        self._paused_s = max(self._paused_s, usage.paused_s)
         if index % self._n == 0:
             self._prompt += usage.prompt_tokens
             self._cached += usage.cached_tokens
@@ -145,4 +172,4 @@ class Tally:
     @property
     def total(self) -> Usage:
         """What was counted."""
-        return Usage(self._prompt, self._completion, self._cached)
+        return Usage(self._prompt, self._completion, self._cached, self._paused_s)

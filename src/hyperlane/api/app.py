@@ -43,11 +43,11 @@ def create_app(generator: TextGenerator, config: ApiConfig, aliases: Sequence[st
     _add_routes(app, edge)
     app.add_exception_handler(HyperlaneError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
-    if config.key:
-        app.add_middleware(KeyGuard, keys=config.key)
+    if config.asks_for_key:
+        app.add_middleware(KeyGuard, keys=edge.keys)
     app.add_middleware(RequestFrame)
     _add_cors(app, config)
-    if is_loopback(config.host) and not config.key and "*" not in config.hosts:
+    if is_loopback(config.host) and not config.asks_for_key and "*" not in config.hosts:
         app.add_middleware(HostGuard, hosts=config.hosts)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -91,7 +91,7 @@ def _add_cors(app: FastAPI, config: ApiConfig) -> None:
     """Without a key only pages of this machine may call, unless the user says otherwise: a page could be anyone's."""
     app.add_middleware(
         CORSMiddleware,
-        allow_origins=config.cors_origins or (("*",) if config.key else ()),
+        allow_origins=config.cors_origins or (("*",) if config.asks_for_key else ()),
         allow_origin_regex=None if config.cors_origins else _LOCAL_ORIGIN,
         allow_methods=("GET", "HEAD", "OPTIONS", "POST"),
         allow_headers=("*",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from email.message import Message as MimeMessage
 from typing import TypeVar
@@ -17,6 +18,10 @@ from hyperlane.errors import InvalidRequest
 
 INLINE_BYTES = 64 << 10
 """Longer bodies are parsed in a thread, so that running streams do not wait for it."""
+
+TIMEOUT_HEADER = "x-request-timeout"
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,6 +39,21 @@ async def read_body(request: Request, model: type[Model], limit: int) -> Model:
     if len(body) <= INLINE_BYTES:
         return _checked(body, model)
     return await asyncio.to_thread(_checked, body, model)
+
+
+def timeout_of(request: Request, asked_s: float | None, most_s: float | None) -> float | None:
+    """Seconds that a request may take: the least of what its body, its header and the server say.
+
+    Raises:
+        InvalidRequest: the header is not a number of seconds.
+
+    """
+    said = request.headers.get(TIMEOUT_HEADER)
+    if said is not None and not (_SECONDS.fullmatch(said) and float(said) > 0):
+        message = f"The header '{TIMEOUT_HEADER}' must be a number of seconds above 0, for instance 30 or 2.5."
+        raise InvalidRequest(message, param=TIMEOUT_HEADER, code="invalid_value")
+    given = [value for value in (asked_s, float(said) if said else None, most_s) if value is not None]
+    return min(given, default=None)
 
 
 def _checked(body: bytes, model: type[Model]) -> Model:

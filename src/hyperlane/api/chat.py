@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hyperlane.api.answers import Tally
-from hyperlane.api.body import read_body
+from hyperlane.api.auth import account_of
+from hyperlane.api.body import read_body, timeout_of
 from hyperlane.api.chunks import Envelope, Identity, JsonObject, quoted, usage_object
 from hyperlane.api.edge import Edge
 from hyperlane.api.errors import with_param
@@ -28,10 +29,13 @@ async def create_chat_completion(edge: Edge, request: Request) -> Response:
     messages = [_message(message, index) for index, message in enumerate(body.messages)]
     characters = sum(len(message.content) for message in messages)
     prompt = await edge.encoded(lambda: edge.generator.encode_chat(messages), characters)
+    timeout_s = timeout_of(request, body.timeout_s, edge.config.request_timeout_s)
     identity = edge.identify("chatcmpl")
-    requests = sequences(body, [prompt], identity.id, _max_tokens(body), logprobs)
+    requests = sequences(
+        body, [prompt], identity.id, max_tokens=_max_tokens(body), logprobs=logprobs, timeout_s=timeout_s
+    )
     try:
-        answers = edge.submit(requests)
+        answers = edge.submit(requests, account_of(request.scope))
     except InvalidRequest as error:
         raise with_param(error, {"prompt": "messages"}) from None
     tally = Tally(len(answers))

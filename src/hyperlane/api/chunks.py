@@ -97,10 +97,12 @@ def quoted(text: str) -> bytes:
 
 
 def usage_object(usage: Usage) -> JsonObject:
-    """Token counts as the API says them."""
+    """Token counts as the API says them; `paused_s` is ours, and there only where workers were lost."""
+    paused = {"paused_s": round(usage.paused_s, 3)} if usage.paused_s else {}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **paused,
     }

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hyperlane.api.answers import Tally
-from hyperlane.api.body import read_body
+from hyperlane.api.auth import account_of
+from hyperlane.api.body import read_body, timeout_of
 from hyperlane.api.chunks import Envelope, Identity, JsonObject, quoted, usage_object
 from hyperlane.api.edge import Edge
 from hyperlane.api.errors import with_param
@@ -30,9 +31,11 @@ async def create_completion(edge: Edge, request: Request) -> Response:
     _check_best_of(body)
     prompts = await edge.encoded(lambda: _prompts(edge, body), _characters(body))
     identity = edge.identify("cmpl")
-    requests = sequences(body, prompts, identity.id, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    timeout_s = timeout_of(request, body.timeout_s, edge.config.request_timeout_s)
+    max_tokens = body.max_tokens or DEFAULT_MAX_TOKENS
+    requests = sequences(body, prompts, identity.id, max_tokens=max_tokens, logprobs=body.logprobs, timeout_s=timeout_s)
     try:
-        answers = edge.submit(requests)
+        answers = edge.submit(requests, account_of(request.scope))
     except InvalidRequest as error:
         raise with_param(error, {"messages": "prompt", "top_logprobs": "logprobs"}) from None
     tally = Tally(body.n or 1)

@@ -17,6 +17,8 @@ from hyperlane import __version__
 from hyperlane.api.answers import Answers
 from hyperlane.api.chunks import Identity
 from hyperlane.api.errors import ShuttingDown
+from hyperlane.api.keys import KeyRing
+from hyperlane.api.limits import Account
 from hyperlane.config import ApiConfig
 from hyperlane.core import EventStream, GenerationRequest, Plan, TextGenerator
 from hyperlane.errors import UnknownModel
@@ -34,6 +36,7 @@ class Edge:
         self.generator = generator
         self.config = config
         self.created = int(time.time())
+        self.keys = KeyRing(config)
         self._names = {_plain(name) for name in (generator.facts.name, *config.names, *aliases)}
         self._running: weakref.WeakSet[Answers] = weakref.WeakSet()
         self._closing = False
@@ -74,15 +77,31 @@ class Edge:
             return encode()
         return await asyncio.to_thread(encode)
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> Answers:
-        """Queue all sequences of a request, or none.
+    def submit(self, requests: Sequence[GenerationRequest], account: Account | None) -> Answers:
+        """Queue all sequences of a request, or none. `account`: of the key that pays.
 
         Raises:
-            HyperlaneError: what `TextGenerator.submit` raises, or the server is stopping.
+            HyperlaneError: what `TextGenerator.submit` raises, the key's limits are reached, or the server is stopping.
 
         """
         if self._closing:
             raise ShuttingDown("The server is shutting down.")
+        if account is None:
+            streams = self._streams(requests)
+        else:
+            prompts = {id(request.prompt): len(request.prompt) for request in requests}
+            cost = len(requests), sum(prompts.values())
+            account.admit(*cost, time.monotonic())
+            try:
+                streams = self._streams(requests)
+            except Exception:
+                account.give_back(*cost)
+                raise
+        answers = Answers(streams, meter=account)
+        self._running.add(answers)
+        return answers
+
+    def _streams(self, requests: Sequence[GenerationRequest]) -> list[EventStream]:
         streams: list[EventStream] = []
         try:
             for request in requests:
@@ -91,9 +110,7 @@ class Edge:
             for stream in streams:
                 stream.cancel()
             raise
-        answers = Answers(streams)
-        self._running.add(answers)
-        return answers
+        return streams
 
     @property
     def running(self) -> int:

@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hyperlane.api.limits import KeyExhausted, Limit
 from hyperlane.errors import (
     ClusterError,
+    DeadlineExceeded,
     EngineFault,
     HyperlaneError,
     InvalidRequest,
@@ -75,7 +77,14 @@ _SERVER_SIDE: tuple[tuple[type[HyperlaneError], int, str], ...] = (
     (ShuttingDown, 503, "shutting_down"),
     (Cancelled, 503, "cancelled"),
     (EngineFault, 500, "engine_fault"),
+    (DeadlineExceeded, 504, "deadline_exceeded"),
 )
+
+
+_NEVER_AGAIN = (("x-should-retry", "false"),)
+"""Official clients would ask twice more, to no other end."""
+
+_HEADERS = {503: (("retry-after", "5"),), 504: _NEVER_AGAIN}
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -88,14 +97,21 @@ def problem_of(error: BaseException) -> Problem:
         case UnknownModel():
             return Problem(404, str(error), param="model", code="model_not_found")
         case Overloaded():
-            seconds = str(max(1, math.ceil(error.retry_after_s)))
-            return Problem(429, str(error), "rate_limit_error", code="queue_full", headers=(("retry-after", seconds),))
+            return _too_much(error)
     for kind, status, code in _SERVER_SIDE:
         if isinstance(error, kind):
-            headers = (("retry-after", "5"),) if status == 503 else ()
-            return Problem(status, str(error), SERVER, code=code, headers=headers)
+            return Problem(status, str(error), SERVER, code=code, headers=_HEADERS.get(status, ()))
     log.error("a request failed unexpectedly", exc_info=error)
     return Problem(500, "The server failed in a way it should not; its log says more.", SERVER, code="internal_error")
+
+
+def _too_much(error: Overloaded) -> Problem:
+    seconds = (("retry-after", str(max(1, math.ceil(error.retry_after_s)))),)
+    if not isinstance(error, KeyExhausted):
+        return Problem(429, str(error), "rate_limit_error", code="queue_full", headers=seconds)
+    kind = "tokens" if error.limit is Limit.TOKENS else "requests"
+    headers = seconds if error.retry_after_s else _NEVER_AGAIN
+    return Problem(429, str(error), kind, code="rate_limit_exceeded", headers=headers)
 
 
 def with_param(error: InvalidRequest, renamed: dict[str, str]) -> InvalidRequest:

@@ -123,6 +123,7 @@ class GenerationFields(_Model):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100, description="1 is off (default)")
     logit_bias: Biases | None = Field(None, max_length=MAX_BIASES, description="token id to bias")
     ignore_eos: bool | None = Field(None, description="do not end at the model's end token")
+    timeout_s: float | None = Field(None, gt=0, description="seconds until the answer must be complete")
 
 
 class ChatRequest(GenerationFields):

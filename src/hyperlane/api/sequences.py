@@ -19,8 +19,10 @@ def sequences(
     body: GenerationFields,
     prompts: Sequence[tuple[int, ...]],
     request_id: str,
+    *,
     max_tokens: int | None,
     logprobs: int | None,
+    timeout_s: float | None,
 ) -> list[GenerationRequest]:
     """`n` sequences for each prompt, those of a prompt beside each other, in the order of the choices.
 
@@ -44,6 +46,7 @@ def sequences(
             max_tokens=max_tokens,
             stop=tuple(body.stop or ()),
             ignore_eos=bool(body.ignore_eos),
+            timeout_s=timeout_s,
         )
         for index, prompt in enumerate(prompts)
         for choice, sampling in enumerate(samplings)

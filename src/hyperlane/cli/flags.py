@@ -98,6 +98,14 @@ class ApiFlags:
     port: Annotated[int | None, _option(ApiConfig, "port", "--port", "-p", metavar="N", rich_help_panel=_API)] = None
     key: Annotated[list[str] | None, _option(ApiConfig, "key", "--api-key", metavar="KEY", rich_help_panel=_API)] = None
 
+    keys_file: Annotated[
+        Path | None, _option(ApiConfig, "keys_file", "--api-keys", metavar="FILE", rich_help_panel=_API)
+    ] = None
+    request_timeout_s: Annotated[
+        float | None,
+        _option(ApiConfig, "request_timeout_s", "--request-timeout", metavar="SECONDS", rich_help_panel=_API),
+    ] = None
+
     def resolve(self, common: CommonFlags) -> ApiConfig:
         """The configuration that these flags, the variables and the file make together."""
         return config.load(ApiConfig, common.config, **_given(self))

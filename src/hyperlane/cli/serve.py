@@ -57,7 +57,7 @@ def serve(
         loaded_model(config, Looking(discovery, door)) as loaded,
     ):
         server = HttpServer(create_app(loaded.service, edge, aliases=(model, Path(model).stem)), listener, edge)
-        note(_how_to_use(server.url, model, bool(edge.key)), style="")
+        note(_how_to_use(server.url, model, edge.asks_for_key), style="")
         if door is not None:
             _invite(door)
         stopped_by = server.run()
@@ -83,10 +83,10 @@ def check_key(edge: ApiConfig) -> None:
     """
     from hyperlane.api.auth import is_loopback
 
-    if not edge.key and not is_loopback(edge.host):
+    if not edge.asks_for_key and not is_loopback(edge.host):
         raise ConfigError(
             f"--host {edge.host} can be reached from other machines: give a key that they must send, with "
-            "--api-key KEY or HYPERLANE_API_KEY"
+            "--api-key KEY or HYPERLANE_API_KEY, or one for each user, with --api-keys FILE"
         )
 
 

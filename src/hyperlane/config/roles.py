@@ -259,7 +259,31 @@ class ApiConfig(Checked):
     host: str = setting("127.0.0.1", values.text, "address that the HTTP server listens on")
     port: int = setting(8000, values.whole(0, 65535), "port of the HTTP server; 0: any free one")
     key: tuple[str, ...] | None = setting(
-        None, values.some_texts, "keys, any of which clients must send as a bearer token; unset: none is asked for"
+        None,
+        values.some_texts,
+        "keys, any of which clients must send as a bearer token; unset: none is asked for, unless there is a keys_file",
+    )
+    keys_file: Path | None = setting(
+        None,
+        values.path,
+        "TOML file with a section for each user: [NAME] with key or sha256, and that key's own limits; read again when "
+        "it changes",
+    )
+    key_concurrent: int | None = setting(
+        None,
+        values.whole(1, 1 << 20),
+        "answers that one key may have under way at once, waiting ones included; unset: no limit",
+    )
+    key_requests_per_minute: int | None = setting(
+        None, values.whole(1, 1 << 40), "requests that one key may send a minute; unset: no limit"
+    )
+    key_tokens_per_minute: int | None = setting(
+        None, values.whole(1, 1 << 40), "tokens of prompts and answers that one key may use a minute; unset: no limit"
+    )
+    request_timeout_s: float | None = setting(
+        None,
+        values.seconds,
+        "seconds until an answer must be complete, its waiting included, or it ends with an error; unset: no limit",
     )
     cors_origins: tuple[str, ...] = setting(
         (),
@@ -273,3 +297,8 @@ class ApiConfig(Checked):
     access_log: bool = setting(False, values.yes_or_no, "write a line to standard error for each HTTP request")
     drain_s: float = setting(5.0, values.seconds, "seconds that running answers may take to end after a stop signal")
     max_body: int = setting(8 << 20, values.size, "bytes that a request's body may have")
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether clients must show one."""
+        return bool(self.key or self.keys_file)

@@ -5,6 +5,7 @@ Imports nothing of ours and knows no socket, clock, engine or file. `docs/archit
 
 from __future__ import annotations
 
+from hyperlane.core.counts import Endings, Refusals, RequestCounts
 from hyperlane.core.frames import Row, StageTiming
 from hyperlane.core.model import ElementType, ModelFacts, Precision, RopeFacts, WeightForm
 from hyperlane.core.names import CANDIDATES_K, Address, ClusterId, Epoch, HeadId, NodeId, TokenId
@@ -33,6 +34,7 @@ __all__ = [
     "ChatMessage",
     "ClusterId",
     "ElementType",
+    "Endings",
     "Epoch",
     "Event",
     "EventStream",
@@ -51,6 +53,8 @@ __all__ = [
     "Planner",
     "Precision",
     "Prediction",
+    "Refusals",
+    "RequestCounts",
     "RequestTimings",
     "RopeFacts",
     "Row",

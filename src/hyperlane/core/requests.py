@@ -31,7 +31,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. `max_tokens` None: until the context is full. `stop`: strings that end the answer."""
+    """One sequence to generate. `max_tokens` None: until the context is full. `stop`: strings that end the answer.
+
+    `timeout_s`: seconds from its submission until it ends with `DeadlineExceeded`, waiting included; None: none.
+    """
 
     request_id: str
     prompt: tuple[int, ...]
@@ -39,6 +42,7 @@ class GenerationRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    timeout_s: float | None = None
 
 
 class FinishReason(enum.StrEnum):
@@ -77,11 +81,15 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. `cached_tokens`: of the prompt, were in a slot already and not computed again."""
+    """Token counts of one request. `cached_tokens`: of the prompt, were in a slot already and not computed again.
+
+    `paused_s`: seconds that it stood still because workers were lost, until its next token each time; never compared.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    paused_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hyperlane.core.counts import Endings, Refusals
 from hyperlane.core.model import ModelFacts
 from hyperlane.core.names import Address
 from hyperlane.core.plans import Plan, StagePlan
@@ -113,6 +114,10 @@ class HeadStatus:
     """What was measured of the paths between nodes; empty when nothing was."""
     requests_continued: int = 0
     cached_tokens: int = 0
+    endings: Endings = field(default_factory=Endings)
+    """How the requests ended that `requests_ended` counts."""
+    refusals: Refusals = field(default_factory=Refusals)
+    """Why those were refused that `requests_refused` counts."""
 
 
 class TextGenerator(Protocol):

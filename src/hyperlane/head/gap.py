@@ -33,16 +33,23 @@ class Gap:
         self._drop(doomed, f"{MAX_REPLAYS} pipelines were lost while they computed this request: {cause}")
 
     def tend(self) -> float | None:
-        """Take in, end what is cancelled or has waited too long. Seconds until the next one has; None: nobody waits."""
+        """Take in, end what is cancelled, out of time, or has waited too long.
+
+        Returns the seconds until the next one may have to end; None: nobody waits.
+        """
         arrived, cancelled = self._requests.take_in()
         self._waiting.update((sequence.lane.id, sequence) for sequence in arrived)
         for lane in cancelled:
             if (gone := self._waiting.pop(lane, None)) is not None:
                 self._requests.cancel(gone)
+        for lane in self._requests.overdue():
+            if (over := self._waiting.pop(lane, None)) is not None:
+                self._requests.end(over, over.expired())
         now_s = self._requests.clock()
         late = [sequence for sequence in self._waiting.values() if self._until_s(sequence) <= now_s]
         self._drop(late, self._too_late())
-        return min((self._until_s(sequence) - now_s for sequence in self._waiting.values()), default=None)
+        until_s = min((self._until_s(sequence) for sequence in self._waiting.values()), default=None)
+        return None if until_s is None else min(until_s, self._requests.due_s) - now_s
 
     def end(self) -> list[Sequence]:
         """Those that wait, for the next pipeline or to be told that there is none."""

@@ -302,7 +302,7 @@ class Head:
         loop, counters = self._last, self._counters
         if loop is None:
             raise PipelineLost(NO_PIPELINE)
-        active = loop.active
+        active, counts = loop.active, self._intake.counter.snapshot()
         return HeadStatus(
             model=self.model.name,
             ready=self.ready(),
@@ -312,9 +312,9 @@ class Head:
             queued=max(0, self._intake.accepted - active),
             active=active,
             slots=loop.plan.slots,
-            requests_admitted=counters.admitted,
-            requests_ended=counters.ended,
-            requests_refused=self._intake.refused,
+            requests_admitted=counts.admitted,
+            requests_ended=counts.endings.total,
+            requests_refused=counts.refusals.total,
             prompt_tokens=counters.prompt_tokens,
             completion_tokens=counters.completion_tokens,
             logits_refetched=counters.logits_refetched,
@@ -326,4 +326,6 @@ class Head:
             sent_bytes_per_token=loop.timings.sent_bytes_per_token,
             losses=counters.losses,
             achieved=loop.pace.achieved(),
+            endings=counts.endings,
+            refusals=counts.refusals,
         )

@@ -1,4 +1,4 @@
-"""Requests and cancels on their way from any thread to the head's. Owns the bound on accepted requests.
+"""Requests and cancels on their way from any thread to the head's. Owns the bound on accepted requests and counts.
 
 Knows no slot and no frame. What was accepted is handed over exactly once: to `drain`, or to `shut`.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from hyperlane.errors import Overloaded, PipelineLost
+from hyperlane.core import Failed, Finished
+from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost
 from hyperlane.head.sequence import Sequence
+from hyperlane.head.turnover import Turnover
+from hyperlane.observe.requests import RequestCounter
 
 
 class Intake:
@@ -24,10 +27,11 @@ class Intake:
         self._slots = 1
         self._arrived: list[Sequence] = []
         self._cancelled: list[int] = []
-        self._typical_s = 1.0
+        self._turnover = Turnover()
+        self.counter = RequestCounter()
+        """What became of requests; probes are none."""
         self.accepted = 0
         """Requests that were accepted and have not ended."""
-        self.refused = 0
 
     def open(self, wake: Callable[[], None], slots: int, queue: int) -> None:
         """Accept requests. `wake` makes the head look; `slots` + `queue`: how many may be unfinished at once."""
@@ -51,16 +55,27 @@ class Intake:
         """
         with self._lock:
             if self._wake is None:
-                raise PipelineLost(self.reason)
+                raise self._refused(sequence, PipelineLost(self.reason))
             if self.accepted >= self._capacity:
-                self.refused += 1
-                raise Overloaded(
-                    f"{self.accepted - self._slots} requests wait for one of {self._slots} slots; try again later",
-                    retry_after_s=max(1.0, self._typical_s / self._slots),
-                )
+                raise self._refused(sequence, self._overloaded(sequence.submitted_s))
+            if not self.accepted:
+                self._turnover.began(sequence.submitted_s)
             self.accepted += 1
+            if not sequence.is_probe:
+                self.counter.admit()
             self._arrived.append(sequence)
             self._wake()
+
+    def _refused(self, sequence: Sequence, error: HyperlaneError) -> HyperlaneError:
+        if not sequence.is_probe:
+            self.counter.refuse(error)
+        return error
+
+    def _overloaded(self, now_s: float) -> Overloaded:
+        return Overloaded(
+            f"{self.accepted - self._slots} requests wait for one of {self._slots} slots; try again later",
+            retry_after_s=self._turnover.retry_after_s(now_s),
+        )
 
     def cancel(self, lane: int) -> None:
         """The reader of a request went away."""
@@ -78,8 +93,10 @@ class Intake:
             cancelled, self._cancelled = self._cancelled, []
             return arrived, cancelled
 
-    def ended(self, took_s: float) -> None:
-        """An accepted request ended after so many seconds."""
+    def ended(self, sequence: Sequence, event: Finished | Failed, now_s: float) -> None:
+        """An accepted request ended."""
         with self._lock:
             self.accepted -= 1
-            self._typical_s += (took_s - self._typical_s) / 16
+            self._turnover.ended(now_s)
+            if not sequence.is_probe:
+                self.counter.end(event)

@@ -5,6 +5,7 @@ Owns what dies with a pipeline: its ring, its lanes, its frames in flight. Knows
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection
 from collections.abc import Sequence as Many
@@ -152,7 +153,8 @@ class Loop:
         """Look at once when publishing has freed a slot that somebody waits for, else wait for a frame or a request."""
         if self._lanes.waiting and self._lanes.freed:
             return 0.0
-        return max(0.0, self._due_s() - self._clock()) if self._departures else None
+        until_s = min(self._due_s() if self._departures else math.inf, self._requests.due_s)
+        return max(0.0, until_s - self._clock()) if until_s < math.inf else None
 
     def _due_s(self) -> float:
         """When the oldest frame in flight must be back."""
@@ -250,13 +252,16 @@ class Loop:
         return FinishReason.LENGTH if len(sequence.tokens) >= sequence.limit else None
 
     def _take_in(self) -> None:
-        """New requests queue up, cancelled ones end, and free slots go to those that wait longest."""
+        """New requests queue up, those cancelled or out of time end, and free slots go to those that wait longest."""
         arrived, cancelled = self._requests.take_in()
         for sequence in arrived:
             self._queue(sequence)
         for lane_id in cancelled:
             if (gone := self._sequences.get(lane_id)) is not None:
                 self._end(gone, gone.finished(FinishReason.CANCELLED))
+        for lane_id in self._requests.overdue():
+            if (over := self._sequences.get(lane_id)) is not None:
+                self._end(over, over.expired())
         for lane in self._lanes.admit(self._place):
             self._sequences[lane.id].admit(self._clock())
 

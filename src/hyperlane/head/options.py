@@ -72,10 +72,8 @@ def _largest_token(plan: Plan) -> int:
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since the head's start."""
+    """What happened since the head's start, but to requests as such: `observe.requests` counts those."""
 
-    admitted: int = 0
-    ended: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logits_refetched: int = 0

@@ -5,6 +5,8 @@ Knows no pipeline and no slot.
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Callable, Collection
 
 from hyperlane.core import Failed, Finished, FinishReason
@@ -21,12 +23,25 @@ class Requests:
         self.intake = intake
         self.counters = counters
         self.clock = clock
+        self._due: list[tuple[float, int]] = []
 
     def take_in(self) -> tuple[list[Sequence], list[int]]:
         """What has arrived since the last call, and which lanes were cancelled."""
         arrived, cancelled = self.intake.drain()
         self._admit(arrived)
         return arrived, cancelled
+
+    @property
+    def due_s(self) -> float:
+        """When the next request's time may be over; infinite when none has a limit."""
+        return self._due[0][0] if self._due else math.inf
+
+    def overdue(self) -> list[int]:
+        """The lanes of those whose time was over since the last call; some may have ended."""
+        lanes = []
+        while self._due and self._due[0][0] <= self.clock():
+            lanes.append(heapq.heappop(self._due)[1])
+        return lanes
 
     def shut(self, reason: str) -> list[Sequence]:
         """Accept no more, for this reason; what had arrived."""
@@ -35,13 +50,14 @@ class Requests:
         return late
 
     def _admit(self, sequences: Collection[Sequence]) -> None:
-        self.counters.admitted += len(sequences)
         self.counters.prompt_tokens += sum(len(sequence.request.prompt) for sequence in sequences)
+        for sequence in sequences:
+            if sequence.due_s < math.inf:
+                heapq.heappush(self._due, (sequence.due_s, sequence.lane.id))
 
     def end(self, sequence: Sequence, event: Finished | Failed) -> None:
         """The request's last event."""
-        self.counters.ended += 1
-        self.intake.ended(self.clock() - sequence.submitted_s)
+        self.intake.ended(sequence, event, self.clock())
         sequence.end(event)
 
     def cancel(self, sequence: Sequence) -> None:

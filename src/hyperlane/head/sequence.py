@@ -5,6 +5,7 @@ Knows no frame and no other request. It holds every token, so that a new pipelin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from hyperlane.core import (
@@ -17,6 +18,7 @@ from hyperlane.core import (
     TokenLogprob,
     Usage,
 )
+from hyperlane.errors import DeadlineExceeded
 from hyperlane.head.penalties import History
 from hyperlane.head.sampler import Choice, Logits, ask, pick, pick_whole, uniform
 from hyperlane.head.scheduler import Lane
@@ -42,6 +44,7 @@ class Sequence:
         "admitted_s",
         "ask",
         "cached",
+        "due_s",
         "ended",
         "first_s",
         "is_probe",
@@ -86,6 +89,8 @@ class Sequence:
         self.ask = ask(request.sampling, self._history, vocab)
         lane.whole = self.ask.whole_logits
         self.submitted_s = submitted_s
+        self.due_s = math.inf if request.timeout_s is None else submitted_s + request.timeout_s
+        """When its time is over."""
         self.admitted_s = self.first_s = self._last_s = submitted_s
         self._lost_s: float | None = None
         self.paused_s = 0.0
@@ -151,13 +156,24 @@ class Sequence:
 
     def finished(self, reason: FinishReason) -> Finished:
         """The last event of a request that was served."""
-        usage = Usage(len(self.request.prompt), self.generated, min(self.cached, len(self.request.prompt)))
+        prompt = len(self.request.prompt)
+        usage = Usage(prompt, self.generated, min(self.cached, prompt), self.paused_s)
         times = RequestTimings(
             queued_s=self.admitted_s - self.submitted_s,
             ttft_s=self.first_s - self.submitted_s,
             decode_s=self._last_s - self.first_s,
         )
         return Finished(reason, usage, times)
+
+    def expired(self) -> Failed:
+        """The last event of a request whose time is over."""
+        made = f"{self.generated} tokens were made" if self.generated else "nothing was made of its answer"
+        return Failed(
+            DeadlineExceeded(
+                f"the {self.request.timeout_s:g} s that this request may take are over, and {made}; ask for fewer "
+                "tokens, or give it more time"
+            )
+        )
 
     def end(self, event: Finished | Failed) -> None:
         """Publish the last events, once: text that was held back, unless a stop string claimed it, then the end."""

@@ -34,6 +34,7 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
     _check_tokens(request, vocab)
     _check_length(request, context)
     _check_stops(request.stop)
+    _check_timeout(request.timeout_s)
     _check_sampling(request.sampling, vocab)
 
 
@@ -44,6 +45,11 @@ def _check_tokens(request: GenerationRequest, vocab: int) -> None:
     if lowest < 0 or highest >= vocab:
         wrong = lowest if lowest < 0 else highest
         raise _invalid("prompt", f"token id {wrong} is outside the vocabulary; ids go from 0 to {vocab - 1}")
+
+
+def _check_timeout(timeout_s: float | None) -> None:
+    if timeout_s is not None and not 0 < timeout_s < math.inf:
+        raise _invalid("timeout_s", f"timeout_s is {timeout_s}; give a number of seconds above 0")
 
 
 def _check_length(request: GenerationRequest, context: int) -> None:
