@@ -53,6 +53,7 @@ class Controller:
             LinkError: the ring could not be closed.
 
         """
+        await self.crew.settle(ask.connect_timeout_s)
         planned = await self.plan(ask, planning)
         try:
             return await self.change(ask, planned, on_lost, on_leaving)

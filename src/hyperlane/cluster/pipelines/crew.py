@@ -6,11 +6,13 @@ Lives in one event loop; several pipelines may share one crew.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
+from hyperlane.cluster import heartbeat
 from hyperlane.cluster.pipelines.facts import Attendance, Present
 from hyperlane.cluster.pipelines.holdings import Holdings, Place
 from hyperlane.cluster.planning import Names
@@ -26,6 +28,12 @@ T = TypeVar("T")
 PROBE_S = 1.5
 PROBES = 2
 """Patience with a worker that may be gone: seconds and tries."""
+
+
+LEASE_CHECK_S = 0.25
+"""How exactly a lease's end is waited for."""
+
+log = logging.getLogger(__name__)
 
 
 class Crew:
@@ -78,6 +86,30 @@ class Crew:
         clients = self.everyone()
         described = await self.together(client.describe(timeout_s=timeout_s) for client in clients)
         return [Node(client, self._names.given(said.facts)) for client, said in zip(clients, described, strict=True)]
+
+    async def settle(self, timeout_s: float) -> None:
+        """Before the first plan: what an earlier life of this head left goes, and the leases of heads that died end.
+
+        Returns at once where a head that lives holds a worker: a load there is refused with its name.
+
+        Raises:
+            HyperlaneError: of the first worker that does not answer.
+
+        """
+        await self.together(self._settle(client, timeout_s) for client in self.everyone())
+
+    async def _settle(self, client: WorkerClient, timeout_s: float) -> None:
+        await client.describe(timeout_s=timeout_s)
+        health = await client.health(self.head, timeout_s)
+        if health.holds_lease:
+            await client.unload(self.head)
+        while not health.holds_lease and health.lease_s > 0:
+            left_s, pause_s = health.lease_s, min(health.lease_s + LEASE_CHECK_S, heartbeat.INTERVAL_S + LEASE_CHECK_S)
+            log.warning("%s is held by another head; if that is gone, for %.0f s more", client.name, left_s)
+            await asyncio.sleep(pause_s)
+            health = await client.health(self.head, timeout_s)
+            if health.lease_s > left_s - pause_s + 2 * LEASE_CHECK_S:  # renewed meanwhile
+                return
 
     async def look(self) -> Attendance:
         """Ask all workers at once, with little patience, what they are and what they hold; renews their leases."""
