@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+import httpx
 import openai
 import pytest
 
@@ -20,7 +22,7 @@ from hyperlane.head.options import HeadOptions
 from hyperlane.head.service import HeadService
 from hyperlane.testing.byte_tokenizer import ByteTokenizer
 from hyperlane.testing.engine_ring import engine_ring
-from hyperlane.testing.fake_engine import FakeEngine, fake_generate
+from hyperlane.testing.fake_engine import FakeEngine, FakeFaults, fake_generate
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 
 ENDLESS = 1_000_000
@@ -36,9 +38,10 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A head behind an HTTP server."""
+    """A head behind an HTTP server. `attach`: serve with another pipeline, one that fails in a step, from now on."""
 
     head: Head
+    attach: Callable[..., None]
     server: HttpServer
     client: openai.OpenAI
 
@@ -61,22 +64,28 @@ class Rig:
 def rig() -> Iterator[Callable[..., Rig]]:
     with ExitStack() as stack:
 
-        def start(slots: int = 4, queue: int = 64, context: int = 512, timeout_s: float | None = None) -> Rig:
+        def start(slots: int = 4, context: int = 512, options: HeadOptions = HeadOptions(), **fields: object) -> Rig:  # noqa: B008 (frozen)
             facts = toy_facts(context=context)
             plan = toy_plan(facts, stages=2, slots=slots)
-            specs = toy_specs(plan)
-            head = Head(facts, ByteTokenizer(), HeadOptions(queue=queue))
-            ring = stack.enter_context(engine_ring(specs, [FakeEngine(spec) for spec in specs]))
+            head = Head(facts, ByteTokenizer(), options)
+            epochs = itertools.count(1)
+
+            def attach(raises_at: int | None = None) -> None:
+                epoch = next(epochs)
+                specs, faults = toy_specs(plan, epoch), FakeFaults(raises_at=raises_at)
+                ring = stack.enter_context(engine_ring(specs, [FakeEngine(spec, faults=faults) for spec in specs]))
+                head.attach(ring, plan, epoch)
+
+            attach(fields.pop("raises_at", None))
             stack.callback(head.close)
             service: TextGenerator = HeadService(head, ByteTokenizer(), Turns())
-            head.attach(ring, plan, 1)
             head.warm_up()
-            config = ApiConfig(drain_s=0.05, request_timeout_s=timeout_s)
+            config = ApiConfig(**{"drain_s": 0.05, **fields})
             server = HttpServer(create_app(service, config), bind_socket("127.0.0.1", 0), config)
             server.start()
             stack.callback(server.stop)
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
-            return Rig(head, server, stack.enter_context(client))
+            return Rig(head, attach, server, stack.enter_context(client))
 
         yield start
 
@@ -127,7 +136,7 @@ def test_a_client_that_leaves_frees_its_slot_for_the_next(rig, stream):
 
 
 def test_a_request_beyond_the_queue_is_429(rig):
-    running = rig(slots=1, queue=1, context=ENDLESS)
+    running = rig(slots=1, options=HeadOptions(queue=1), context=ENDLESS)
     with closing(running.send(stream=True)) as connection:
         assert connection.recv(64)
         with pytest.raises(openai.RateLimitError) as refused:
@@ -137,7 +146,7 @@ def test_a_request_beyond_the_queue_is_429(rig):
 
 @pytest.mark.parametrize("said", ["field", "header", "server"])
 def test_an_answer_that_takes_too_long_ends_in_an_error_and_its_slot_is_free(rig, said):
-    running = rig(slots=1, context=ENDLESS, timeout_s=0.3 if said == "server" else 60)
+    running = rig(slots=1, context=ENDLESS, request_timeout_s=0.3 if said == "server" else 60)
     fields = {"max_tokens": ENDLESS - 2}
     if said == "field":
         fields["extra_body"] = {"timeout_s": 0.3}
@@ -175,6 +184,42 @@ def test_a_lost_pipeline_ends_streams_with_an_error_and_refuses_new_requests(rig
     assert refused.value.status_code == 503
     with pytest.raises(openai.InternalServerError):
         running.client.get("/../ready", cast_to=object)
+
+
+PATIENT = HeadOptions(recovery_timeout_s=60)
+
+
+def test_a_stream_stays_open_while_workers_are_replaced_and_says_in_the_end_how_long_it_took(rig):
+    running = rig(raises_at=5, options=PATIENT, heartbeat_s=0.05)
+    asked = {"model": "toy", "prompt": "go", "temperature": 0, "max_tokens": 30, "ignore_eos": True}
+    asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    lines, silences = [], 0
+    with httpx.stream("POST", f"{running.server.url}/v1/completions", json=asked) as stream:
+        for line in stream.iter_lines():
+            lines.append(line)
+            silences += line.startswith(":")
+            if line.startswith(":") and silences == 2:
+                running.attach()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    text = "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"])
+    assert text == ByteTokenizer().decode(fake_generate(b"go", 30, toy_facts()))
+    assert chunks[-1]["usage"]["paused_s"] > 0.05
+    assert lines[-2:] == ["data: [DONE]", ""]
+    assert "paused_s" not in running.ask(max_tokens=3).usage.model_dump()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_no_pipeline_within_the_stated_time_is_503_or_an_error_in_an_open_stream(rig, stream):
+    running = rig(raises_at=5, options=HeadOptions(recovery_timeout_s=0.2))
+    with pytest.raises(openai.APIError, match=r"no other was ready within 0\.2 s") as lost:
+        list(running.ask(max_tokens=30, stream=stream))
+    assert lost.value.code == "no_pipeline"
+    assert getattr(lost.value, "status_code", None) == (None if stream else 503)
+    with pytest.raises(openai.InternalServerError, match=r"within 0\.2 s") as waited:
+        running.ask(stream=stream)
+    assert waited.value.response.headers["retry-after"]
+    running.attach()
+    assert running.ask(max_tokens=3).usage.completion_tokens == 3
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(rig):

@@ -43,6 +43,7 @@ HOMES = {
     "ifaddr": {"cluster"},
     "zeroconf": {"cluster"},
     "platformdirs": {"config"},
+    "prometheus_client": {"observe"},
     "tomllib": {"said"},
 }
 """Which rooms may import a package; everything else asks that room."""
@@ -65,6 +66,9 @@ PURE = (
     "cluster/trust/token.py",
     "wire/peer.py",
     "wire/strangers.py",
+    "head/turnover.py",
+    "api/limits.py",
+    "observe/exposition.py",
     "cli/conversation.py",
     "plain.py",
     "summary.py",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Protocol, Self
@@ -17,9 +18,6 @@ from hyperlane.errors import HyperlaneError
 
 HELD_EVENTS = 64
 """Events that are taken ahead of the reader; beyond that they wait in the streams, which bound them."""
-
-HEARTBEAT_S = 15.0
-"""Silence after which a reader gets an empty batch, seconds: shorter than the idle limits of common proxies."""
 
 
 class Meter(Protocol):
@@ -41,9 +39,9 @@ class Answers:
     """
 
     def __init__(
-        self, streams: Sequence[EventStream], heartbeat_s: float = HEARTBEAT_S, meter: Meter | None = None
+        self, streams: Sequence[EventStream], heartbeat_s: float = math.inf, meter: Meter | None = None
     ) -> None:
-        """`meter`: told of every token and of each sequence's end, once."""
+        """`heartbeat_s`: silence after which a reader gets an empty batch. `meter`: told of tokens and ends, once."""
         self._streams = streams
         self._meter = meter
         self._heartbeat_s = heartbeat_s
@@ -104,11 +102,12 @@ class Answers:
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        heartbeat = loop.call_later(self._heartbeat_s, self._wake)
+        heartbeat = loop.call_later(self._heartbeat_s, self._wake) if self._heartbeat_s < math.inf else None
         try:
             await self._waiter
         finally:
-            heartbeat.cancel()
+            if heartbeat is not None:
+                heartbeat.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -20,7 +20,14 @@ from hyperlane.api.completions import create_completion
 from hyperlane.api.edge import Edge
 from hyperlane.api.errors import answer_error, answer_http_exception
 from hyperlane.api.frame import RequestFrame
-from hyperlane.api.info import describe_server, list_models, report_readiness, report_status, retrieve_model
+from hyperlane.api.info import (
+    describe_server,
+    list_models,
+    report_metrics,
+    report_readiness,
+    report_status,
+    retrieve_model,
+)
 from hyperlane.api.schema import ChatRequest, CompletionRequest
 from hyperlane.config import ApiConfig
 from hyperlane.core import TextGenerator
@@ -81,6 +88,10 @@ def _add_routes(app: FastAPI, edge: Edge) -> None:
     @app.get("/status", tags=["server"])
     async def status() -> Response:
         return report_status(edge)
+
+    @app.get("/metrics", tags=["server"])
+    async def metrics() -> Response:
+        return report_metrics(edge)
 
     @app.get("/", tags=["server"])
     async def root() -> Response:

@@ -97,7 +97,7 @@ class Edge:
             except Exception:
                 account.give_back(*cost)
                 raise
-        answers = Answers(streams, meter=account)
+        answers = Answers(streams, self.config.heartbeat_s, account)
         self._running.add(answers)
         return answers
 

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the one model that is served. GET /, /health, /ready, /status: the server."""
+"""GET /v1/models and /v1/models/{id}: the one model that is served. GET /, /health, /ready, /status, /metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 from hyperlane import __version__
 from hyperlane.api.chunks import JsonObject
 from hyperlane.api.edge import Edge
+from hyperlane.observe.exposition import CONTENT_TYPE, KeyUse, exposition
 from hyperlane.plain import plain
 
 
@@ -53,6 +54,15 @@ def report_readiness(edge: Edge) -> Response:
         return JSONResponse({"status": "ready"})
     reason = "No token has gone through every stage of the running plan since it was loaded or a link of it failed."
     return JSONResponse({"status": "not ready", "reason": reason}, 503, {"retry-after": "5"})
+
+
+def report_metrics(edge: Edge) -> Response:
+    """What was counted, for Prometheus."""
+    keys = [
+        KeyUse(one.name, one.running, one.requests, one.tokens, tuple((str(k), n) for k, n in one.refused.items()))
+        for one in edge.keys.accounts.values()
+    ]
+    return Response(exposition(edge.generator.status(), keys), media_type=CONTENT_TYPE)
 
 
 def report_status(edge: Edge) -> Response:

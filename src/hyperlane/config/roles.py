@@ -294,6 +294,9 @@ class ApiConfig(Checked):
         (), values.texts, "further names in the Host header that a server on loopback answers to, '*' for all"
     )
     names: tuple[str, ...] = setting((), values.texts, "further names that requests may give the model")
+    heartbeat_s: float = setting(
+        15.0, values.seconds, "seconds of silence in a stream after which a comment line keeps proxies from closing it"
+    )
     access_log: bool = setting(False, values.yes_or_no, "write a line to standard error for each HTTP request")
     drain_s: float = setting(5.0, values.seconds, "seconds that running answers may take to end after a stop signal")
     max_body: int = setting(8 << 20, values.size, "bytes that a request's body may have")

@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -154,3 +155,23 @@ def test_a_request_that_the_head_refuses_costs_the_key_nothing(serve, connect, g
         ask(client)
         with pytest.raises(openai.RateLimitError):
             ask(client)
+
+
+def test_what_a_key_used_and_was_refused_is_in_the_metrics(serve, connect, team):
+    server = serve(FakeGenerator(), keys_file=team)
+    with connect(server, "ben-secret") as ben:
+        ask(ben)
+        ask(ben)
+        with pytest.raises(openai.RateLimitError):
+            ask(ben)
+    with httpx.Client(base_url=server.url, headers={"authorization": "Bearer anna-secret"}) as http:
+        answer = http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'hyperlane_key_requests_total{key="ben"} 2.0' in answer.text
+    assert 'hyperlane_key_requests_refused_total{key="ben",limit="requests_per_minute"} 1.0' in answer.text
+    assert "ben-secret" not in answer.text
+
+
+def test_metrics_are_shown_to_nobody_without_a_key(serve, team):
+    with httpx.Client(base_url=serve(FakeGenerator(), keys_file=team).url) as http:
+        assert http.get("/metrics").status_code == 401
