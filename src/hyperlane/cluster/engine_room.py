@@ -46,7 +46,13 @@ class EngineRoom:
         sample = self.sample or (lambda spec, source: self.build(spec, source, lambda _progress: None))
         what = (device.device, device.provider, device.runtime_version, machine.driver_version(), str(threads))
         return Profiler(
-            lambda: Bench(sample, threads, device.taken_memory, min(device.free_memory(), limit or 1 << 62) // 2),
+            lambda: Bench(
+                sample,
+                threads,
+                device.taken_memory,
+                min(device.free_memory(), limit or 1 << 62) // 2,
+                machine.others_s,
+            ),
             (*what, machine_hash, __version__),
             ProfileShelf(folder),
         )

@@ -15,6 +15,7 @@ import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CGROUP = Path("/sys/fs/cgroup")
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -52,6 +53,12 @@ def free_memory() -> int:
 def taken_memory() -> int:
     """Bytes of RAM that this process has now, mapped files that it has read included."""
     return int(psutil.Process().memory_info().rss)
+
+
+def others_s() -> float:
+    """Seconds that programs other than this process have computed since the machine started, of all cores together."""
+    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    return float(sum(getattr(times, kind, 0.0) for kind in _BUSY) - own.user - own.system)
 
 
 def driver_version() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -39,6 +39,8 @@ class Machine:
     def __init__(self, slowness: float = 1.0) -> None:
         self.clock, self.taken, self.slowness = Clock(), 100 << 20, slowness
         self.built: list[StageSpec] = []
+        self.disturbance: Callable[[int], float] = lambda _step: 1.0
+        self.steps = 0
 
     def build(self, spec: StageSpec, source: object) -> ProgrammedEngine:
         self.built.append(spec)
@@ -67,7 +69,9 @@ class ProgrammedEngine:
         layer_s = ROW_S * len(rows) if tokens == len(rows) else TOKEN_S * tokens
         wanted = sum(len(row.want) for row in rows) if spec.is_last else 0
         seconds = STEP_S + len(spec.layers) * layer_s + EMBED_S * tokens * spec.is_first + PROJECT_S * wanted
-        self._machine.clock.now_s += seconds * self._machine.slowness
+        machine = self._machine
+        machine.clock.now_s += seconds * machine.slowness * machine.disturbance(machine.steps)
+        machine.steps += 1
         size = candidates_bytes(rows, spec.model.vocab) if spec.is_last else 4 * MODEL.hidden * tokens
         return (memoryview(bytes(size)),)
 
@@ -100,6 +104,18 @@ def test_layers_steps_and_ends_are_told_apart(measured):
         assert profile.layer_prefill.seconds(tokens) == pytest.approx(tokens * TOKEN_S)
     for tokens in (1, 16):
         assert profile.embed.seconds(tokens) == pytest.approx(tokens * EMBED_S, abs=1e-9)
+
+
+def test_what_slows_a_device_now_and_then_is_not_taken_for_the_device(measured):
+    machine = Machine()
+    machine.disturbance = lambda step: 3.0 if step % 50 < 14 else 1.0
+    disturbed, quiet = measured(machine), measured(Machine())
+    for curve in ("layer_decode", "layer_prefill", "project"):
+        for (size, found), (_, expected) in zip(
+            getattr(disturbed, curve).points, getattr(quiet, curve).points, strict=True
+        ):
+            assert found == pytest.approx(expected), (curve, size)
+    assert disturbed.step_s == pytest.approx(quiet.step_s)
 
 
 def test_a_layers_bytes_and_those_of_the_empty_process_are_counted(measured):

@@ -28,6 +28,7 @@ PROFILE = DeviceProfile(
     1 << 20,
     9 << 20,
     7,
+    crowded=True,
 )
 HEAD, NODE = HeadId(b"h" * 16), NodeId(b"n" * 16)
 

@@ -77,8 +77,8 @@ def test_batches_double_up_to_the_slots():
     assert profile_shape(FACTS, Types(), workload(slots=100)).rows == (1, 2, 4, 8, 16, 32)
 
 
-def test_chunks_double_up_to_the_schedulers():
-    assert profile_shape(FACTS, Types(), workload(chunk_tokens=100)).chunks == (2, 4, 8, 16, 32, 64, 100)
+def test_chunks_grow_up_to_the_schedulers():
+    assert profile_shape(FACTS, Types(), workload(chunk_tokens=100)).chunks == (2, 8, 32, 100)
 
 
 def test_the_entries_are_those_of_the_middle_and_fit_the_context():

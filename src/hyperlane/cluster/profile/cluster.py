@@ -26,6 +26,9 @@ LEAST_FACTOR, LARGEST_FACTOR = 0.5, 4.0
 """Beyond these a factor of weights says that something else took memory meanwhile."""
 
 
+_Kind = tuple[str | int, ...]
+
+
 class ClusterProfiler:
     """Remembers paths and the head's cost; devices are remembered by their workers."""
 
@@ -67,13 +70,18 @@ class ClusterProfiler:
         return replace(status, links=tuple(links))
 
     async def _devices(self, nodes: Sequence[Node], shape: ProfileShape, report: Report) -> dict[str, DeviceProfile]:
-        """Machines at the same time, workers of one machine one after another."""
+        """Machines at the same time, workers of one machine one after another, one of each kind."""
         machines: dict[str, list[Node]] = defaultdict(list)
         for node in nodes:
             machines[machine_of(node.facts)].append(node)
 
         async def one_by_one(workers: Sequence[Node]) -> dict[str, DeviceProfile]:
-            return {node.facts.name: await self._device(node, shape, report) for node in workers}
+            profiles: dict[_Kind, DeviceProfile] = {}
+            for node in workers:
+                if _kind(node.facts) not in profiles:
+                    profiles[_kind(node.facts)] = await self._device(node, shape, report)
+                self._measured.add(node.facts.name)
+            return {node.facts.name: profiles[_kind(node.facts)] for node in workers}
 
         tasks = [asyncio.ensure_future(one_by_one(workers)) for workers in machines.values()]
         try:
@@ -91,15 +99,18 @@ class ClusterProfiler:
             report(Progress(f"worker {name}", progress.phase, progress.done, progress.total))
 
         again = self._again and name not in self._measured
-        profile = await node.client.profile(shape, tell, PROFILE_TIMEOUT_S, again=again)
-        self._measured.add(name)
-        return profile
+        return await node.client.profile(shape, tell, PROFILE_TIMEOUT_S, again=again)
 
     async def _head(self, shape: ProfileShape, workers: Sequence[WorkerFacts]) -> HeadCost:
         vocab = shape.model.vocab
         if vocab not in self._head_costs and workers:
             self._head_costs[vocab] = await asyncio.to_thread(measure_head, shape.model, workers[0])
         return self._head_costs.get(vocab, HeadCost())
+
+
+def _kind(worker: WorkerFacts) -> _Kind:
+    """What makes workers of one machine alike."""
+    return (worker.device, worker.provider, worker.threads, worker.memory_pool, worker.runtime_version, worker.element)
 
 
 def _device(worker: WorkerFacts, profile: DeviceProfile, shape: ProfileShape) -> DeviceCost:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
-from hyperlane.cluster.profile.steps import StepTimer
+from hyperlane.cluster.profile.steps import LEAST, ROUNDS, Step, StepTimer
 from hyperlane.core import Epoch, HeadId, LayerRange, ModelFacts, StageSpec
 from hyperlane.errors import LoadFailed
 from hyperlane.models.synthetic import SyntheticSource
@@ -24,20 +23,23 @@ from hyperlane.models.weights import TensorSource
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.orders import LoadProgress
 
-FEW = 3
-"""Layers of the second-smallest stage: with one of a single layer it tells layers from steps."""
-
-BUDGET_S = 4.0
+BUDGET_S = 3.0
 """What timing the large stage may take, estimated from a small one: on slow devices it has fewer layers."""
 
-SWEEP_BYTES = 1 << 26
-"""Read before steps that must not find their weights in the processor's cache, as they would not in a whole stage."""
+RUNS = 1 + ROUNDS * LEAST
+"""Of each step, at least."""
 
-TELLING_BYTES = 32 << 20
+SWEEP_BYTES = 1 << 26
+"""Read before each step: it must not find its weights in the processor's cache, as it would not in a whole stage."""
+
+TELLING_BYTES = 24 << 20
 """What a process takes goes up and down by a few MiB: less than this says nothing of its weights."""
 
 MATRIX_VALUES = 1 << 26
-"""A larger embedding or projection is measured with fewer words, and counted up."""
+"""A larger projection is measured with fewer words, and counted up."""
+
+FEW_WORDS = 256
+"""Of the vocabulary where nothing is projected: looking a word up takes as long among few."""
 
 ARENA_BYTES = 1 << 30
 _KV_BYTES = 4  # keys and values, two bytes each
@@ -51,13 +53,15 @@ class Bench:
     """What is measured: how engines are built and with how many threads, and bytes that are taken on the device.
 
     `taken` counts what this process has there now; `room`: bytes that the samples may take; two layers are loaded even
-    if they take more.
+    if they take more. `others_s`: seconds that other programs have computed on this machine so far, of all its cores
+    together.
     """
 
     build: Build
     threads: int
     taken: Callable[[], int]
     room: int
+    others_s: Callable[[], float] = lambda: 0.0
 
 
 def measure_device(shape: ProfileShape, bench: Bench, progress: Callable[[LoadProgress], None]) -> DeviceProfile:
@@ -71,28 +75,20 @@ def measure_device(shape: ProfileShape, bench: Bench, progress: Callable[[LoadPr
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A stage of some layers, ready to be timed, and the bytes that it takes after its first steps."""
+class _Timed:
+    """A stage of some layers: seconds of decode steps by rows and of chunks by tokens, and the bytes that it takes."""
 
-    timer: StepTimer
-    taken: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Curves:
-    """Seconds of steps by rows, and by tokens of a chunk."""
-
+    layers: int
     decode: dict[int, float]
     chunk: dict[int, float]
+    taken: int
 
-
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """Seconds of embedding by tokens, and of projecting by positions; bytes of a stage of one layer without either."""
-
-    embed: dict[int, float]
-    project: dict[int, float]
-    middle_taken: int
+    def more(self, other: _Timed) -> tuple[dict[int, float], dict[int, float]]:
+        """Seconds beyond another stage's, of the same steps."""
+        return (
+            {rows: max(0.0, seconds - other.decode[rows]) for rows, seconds in self.decode.items()},
+            {tokens: max(0.0, seconds - other.chunk[tokens]) for tokens, seconds in self.chunk.items()},
+        )
 
 
 class _Measurement:
@@ -100,113 +96,80 @@ class _Measurement:
         self._shape = shape
         self._bench = bench
         self._progress = progress
+        self._process_bytes = bench.taken()
+        self._sweep = _Sweep()
         self._done = 0
-        self._entries = max(shape.kv_entries, shape.prompt_entries)
+        self._entries = max(1, shape.kv_entries, shape.prompt_entries)
 
     def profile(self) -> DeviceProfile:
-        process_bytes = self._bench.taken()
-        with self._stage(1) as one:
-            thin = one.timer.decode_s(1, self._shape.kv_entries)
-            layers = self._affordable(one)
-        few_count = min(FEW, layers)
-        with self._stage(few_count) as few:
-            few_s = few.timer.decode_s(1, self._shape.kv_entries)
-            many = self._curves(few) if few_count == layers else None
-            many_taken = few.taken
-        if many is None:
-            with self._stage(layers) as all_layers:
-                many, many_taken = self._curves(all_layers), all_layers.taken
-        step_s = max(0.0, thin - (few_s - thin) / (few_count - 1))
-        layer = _Curves(
-            {rows: max(0.0, s - step_s) / layers for rows, s in many.decode.items()},
-            {tokens: max(0.0, s - step_s) / layers for tokens, s in many.chunk.items()},
-        )
-        ends = self._ends()
-        weights = many_taken - ends.middle_taken
+        largest = self._shape.chunks[-1:]
+        front = self._timed(1, (1,), largest, first=True)
+        one = self._timed(1, self._shape.rows, largest)
+        many = self._timed(self._affordable(one), self._shape.rows, self._shape.chunks)
+        embed = front.more(one)
+        project = self._timed(1, self._shape.rows, (), last=True).more(one)
+        layer_s = (many.decode[1] - one.decode[1]) / (many.layers - 1)
+        step_s = max(0.0, one.decode[1] - layer_s)
+        words = self._shape.model.vocab / self._vocab
+        weights = many.taken - one.taken  # what the runtime takes once was there before both
         return DeviceProfile(
-            layer_decode=_curve(layer.decode),
-            layer_prefill=_curve(layer.chunk),
-            embed=_curve(ends.embed),
-            project=_curve(ends.project),
+            layer_decode=_per_layer(many.decode, step_s, many.layers),
+            layer_prefill=_per_layer(many.chunk, step_s, many.layers),
+            embed=_curve({1: embed[0][1], **embed[1]}),
+            project=_curve({rows: words * seconds for rows, seconds in project[0].items()}),
             step_s=step_s,
-            layer_bytes=weights // (layers - 1) if weights >= TELLING_BYTES else 0,
-            process_bytes=process_bytes,
+            layer_bytes=weights // (many.layers - 1) if weights >= TELLING_BYTES else 0,
+            process_bytes=self._process_bytes,
             measured_s=int(time.time()),
         )
 
-    # --- what is timed ---------------------------------------------------------------------------------------
-
-    def _affordable(self, one: _Loaded) -> int:
+    def _affordable(self, one: _Timed) -> int:
         """Layers of the large stage: as many as asked for, unless their memory or the time is too little."""
-        shape = self._shape
-        step_s, chunk_s = one.timer.decode_s(shape.rows[-1], shape.kv_entries), one.timer.chunk_s(*self._largest_chunk)
-        again = 1 + self._entries / shape.chunks[-1]  # to fill the slots
-        layer_s = (again + 2 * 5) * chunk_s + 2 * 5 * step_s
+        shape, chunk = self._shape, self._shape.chunks[-1]
+        tokens = self._entries + RUNS * sum(shape.chunks)
+        layer_s = tokens / chunk * one.chunk[chunk] + RUNS * sum(one.decode.values())
         room = self._bench.room // max(1, one.taken)
         return max(2, min(len(shape.layers), int(BUDGET_S / layer_s), room))
 
-    @property
-    def _largest_chunk(self) -> tuple[int, int]:
-        return self._shape.chunks[-1], self._shape.prompt_entries
-
-    def _curves(self, stage: _Loaded) -> _Curves:
+    def _timed(
+        self, layers: int, rows: Sequence[int], chunks: Sequence[int], *, first: bool = False, last: bool = False
+    ) -> _Timed:
+        """A stage of the first sample layers is loaded, filled, timed, and gone."""
         shape = self._shape
-        decode = {rows: stage.timer.decode_s(rows, shape.kv_entries) for rows in self._steps(shape.rows)}
-        chunk = {tokens: stage.timer.chunk_s(tokens, shape.prompt_entries) for tokens in self._steps(shape.chunks)}
-        return _Curves(decode, chunk)
+        decode = {size: Step(size, 1, shape.kv_entries, last) for size in rows}
+        chunk = {size: Step(1, size, max(1, shape.prompt_entries)) for size in chunks}  # at 0 a slot begins anew
+        with self._stage(layers, first=first, last=last) as (timer, taken):
+            seconds = timer.seconds((*decode.values(), *chunk.values()))
+            return _Timed(
+                layers,
+                {size: seconds[step] for size, step in decode.items()},
+                {size: seconds[step] for size, step in chunk.items()},
+                taken,
+            )
 
-    def _ends(self) -> _Ends:
-        """A layer with the embedding or the projection, less the layer.
-
-        The least of several times: of differences of larger numbers noise would otherwise be what is left.
-        """
-        shape, cold = self._shape, _Sweep()
-        with self._stage(1, before=cold, least=True) as middle:
-            decode = {rows: middle.timer.decode_s(rows, shape.kv_entries) for rows in self._steps(shape.rows)}
-            chunk, taken = middle.timer.chunk_s(*self._largest_chunk), middle.taken
-        with self._stage(1, first=True, before=cold, least=True) as front:
-            one, many = front.timer.decode_s(1, shape.kv_entries), front.timer.chunk_s(*self._largest_chunk)
-        with self._stage(1, last=True, before=cold, least=True) as back:
-            back_s = {
-                rows: back.timer.decode_s(rows, shape.kv_entries, wanted=True) for rows in self._steps(shape.rows)
-            }
-        more = shape.model.vocab / self._vocab
-        embed = {1: max(0.0, one - decode[1]), shape.chunks[-1]: max(0.0, many - chunk)}
-        return _Ends(embed, {rows: more * max(0.0, s - decode[rows]) for rows, s in back_s.items()}, taken)
-
-    def _steps(self, sizes: Sequence[int]) -> Iterator[int]:
-        for size in sizes:
-            self._progress(LoadProgress(PHASE, self._done, self._total))
-            self._done += 1
-            yield size
+    def _tell(self) -> None:
+        self._progress(LoadProgress(PHASE, min(self._done, self._total), self._total))
+        self._done += 1
 
     @property
     def _total(self) -> int:
-        return 3 * len(self._shape.rows) + len(self._shape.chunks)
+        return (1 + ROUNDS) * (3 * len(self._shape.rows) + len(self._shape.chunks) + 3)
 
     # --- stages ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _stage(
-        self,
-        layers: int,
-        *,
-        first: bool = False,
-        last: bool = False,
-        before: Callable[[], None] = lambda: None,
-        least: bool = False,
-    ) -> Iterator[_Loaded]:
-        """A stage of the first sample layers, its slots filled, until the block ends."""
-        self._progress(LoadProgress(PHASE, self._done, self._total))
+    def _stage(self, layers: int, *, first: bool, last: bool) -> Iterator[tuple[StepTimer, int]]:
+        """A stage with its slots filled, and the bytes that it takes, until the block ends."""
+        self._progress(LoadProgress(PHASE, min(self._done, self._total), self._total))
         shape, began = self._shape, self._bench.taken()
         spec = self._spec(layers, first=first, last=last)
         types = (shape.layers * layers)[:layers]
         source = SyntheticSource(spec.model, types, shape.embedding, shape.output)
         engine = self._bench.build(spec, source)
         try:
-            timer = StepTimer(spec, engine, before, min if least else statistics.median)
+            timer = StepTimer(spec, engine, self._sweep, self._tell)
             timer.fill(shape.rows[-1], self._entries, shape.chunks[-1])
-            yield _Loaded(timer, max(0, self._bench.taken() - began - self._kv_written * layers))
+            yield timer, max(0, self._bench.taken() - began - self._kv_written * layers)
         finally:
             engine.close()
 
@@ -216,7 +179,7 @@ class _Measurement:
         slots = shape.rows[-1]
         affordable = ARENA_BYTES // (slots * layers * self._position_bytes)
         return StageSpec(
-            model=replace(shape.model, layers=layers, vocab=self._vocab),
+            model=replace(shape.model, layers=layers, vocab=self._vocab if last else min(self._vocab, FEW_WORDS)),
             epoch=Epoch(HeadId(bytes(16)), 1),
             index=0 if first else 1,
             stages=1 if first and last else 2 if first or last else 3,
@@ -256,6 +219,10 @@ class _Sweep:
     def __call__(self) -> None:
         if not math.isfinite(self._values.sum()):
             raise LoadFailed("memory does not keep what was written to it")
+
+
+def _per_layer(seconds: dict[int, float], step_s: float, layers: int) -> Curve:
+    return _curve({size: max(0.0, one - step_s) / layers for size, one in seconds.items()})
 
 
 def _curve(seconds: dict[int, float]) -> Curve:

@@ -83,6 +83,7 @@ def device_to(profile: DeviceProfile) -> pb.ProfileResponse:
             layer_bytes=profile.layer_bytes,
             process_bytes=profile.process_bytes,
             measured_unix_s=profile.measured_s,
+            crowded=profile.crowded,
         )
     )
 
@@ -100,6 +101,7 @@ def device_from(message: pb.DeviceProfile) -> DeviceProfile:
         message.layer_bytes,
         message.process_bytes,
         message.measured_unix_s,
+        message.crowded,
     )
 
 

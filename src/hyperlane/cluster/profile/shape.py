@@ -15,10 +15,10 @@ from hyperlane.core import ModelFacts
 from hyperlane.models import inventory
 from hyperlane.models.weights import TensorSource
 
-SAMPLE_BYTES = 64 << 20
+SAMPLE_BYTES = 32 << 20
 """So many bytes of layers stand for all of a model's, each kind of layer as often as the model has it.
 
-More than a processor's cache, so that weights come from memory as they do in a whole stage.
+Enough that what a process takes tells the bytes of their weights.
 """
 
 LEAST_SAMPLES = 3
@@ -63,6 +63,7 @@ class DeviceProfile:
 
     `layer_bytes`: what a layer's weights take on the device, the mean of the samples; 0: too little to be told.
     `process_bytes`: what the worker takes without any model. `measured_s`: when, in seconds of its clock since 1970.
+    `crowded`: other programs computed on the same cores meanwhile, so that it may be faster than this.
     """
 
     layer_decode: Curve
@@ -73,6 +74,7 @@ class DeviceProfile:
     layer_bytes: int
     process_bytes: int
     measured_s: int
+    crowded: bool = False
 
 
 def profile_shape(facts: ModelFacts, source: TensorSource, expected: Workload) -> ProfileShape:
@@ -87,8 +89,8 @@ def profile_shape(facts: ModelFacts, source: TensorSource, expected: Workload) -
         ),
         embedding=_type(source, inventory.EMBEDDING),
         output=_type(source, output),
-        rows=_sizes(1, min(expected.slots, LARGEST_BATCH)),
-        chunks=_sizes(2, max(2, expected.chunk_tokens)),
+        rows=_sizes(1, 2, min(expected.slots, LARGEST_BATCH)),
+        chunks=_sizes(2, 4, max(2, expected.chunk_tokens)),
         kv_entries=_rounded(middle, expected.context),
         prompt_entries=_rounded(expected.prompt_tokens // 2, expected.context),
         context=expected.context,
@@ -109,11 +111,11 @@ def _samples(layers: list[Types], layer_bytes: int) -> tuple[Types, ...]:
     return tuple(samples)
 
 
-def _sizes(first: int, last: int) -> tuple[int, ...]:
-    """Doubling from the first, and the last."""
+def _sizes(first: int, times: int, last: int) -> tuple[int, ...]:
+    """From the first, each so many times the one before, and the last."""
     sizes = [first]
-    while 2 * sizes[-1] < last:
-        sizes.append(2 * sizes[-1])
+    while times * sizes[-1] < last:
+        sizes.append(times * sizes[-1])
     return tuple(dict.fromkeys((*sizes, last)))
 
 

@@ -5,9 +5,9 @@ Knows an engine and a stage's loop; no device, no socket and no weights.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,11 +21,26 @@ from hyperlane.wire.frame import Frame, Kind, Message, Role
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
 
-WARM = 2
-LEAST, MOST = 5, 25
-ENOUGH_S = 0.05
+ROUNDS = 3
+LEAST, MOST = 2, 6
+ENOUGH_S = 0.01
 SLOW_S = 0.6
-"""How often a step is timed: at least `LEAST` times and for `ENOUGH_S`, at most `MOST` times; twice if it is slow."""
+"""In each round a step is timed `LEAST` times or more, for `ENOUGH_S`, at most `MOST` times; a slow one only once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is timed: so many rows of `count` tokens each, after `entries`. `wanted`: of each row the last logits."""
+
+    rows: int
+    count: int
+    entries: int
+    wanted: bool = False
+
+    def laid_out(self) -> list[Row]:
+        """Its rows, each in the slot of its number."""
+        want = (self.count - 1,) if self.wanted else ()
+        return [Row(slot, self.entries, self.count, want) for slot in range(self.rows)]
 
 
 class StepTimer:
@@ -36,13 +51,13 @@ class StepTimer:
         spec: StageSpec,
         engine: Engine,
         before: Callable[[], None] = lambda: None,
-        pick: Callable[[Sequence[float]], float] = statistics.median,
+        tell: Callable[[], None] = lambda: None,
     ) -> None:
-        """`before`: what happens before each step that is timed. `pick`: which of several times counts."""
-        self._pick = pick
+        """`before`: what happens before each step that is timed. `tell`: called now and then; may raise."""
         self._spec = spec
         self._engine = engine
         self._before = before
+        self._tell = tell
         self._terms = hello_to(spec, Role.UPSTREAM, engine.element).terms()
         self._random = np.random.default_rng(0)
 
@@ -53,25 +68,31 @@ class StepTimer:
         for slot in range(1, slots):
             self._engine.copy(0, slot, entries)
 
-    def decode_s(self, rows: int, entries: int, *, wanted: bool = False) -> float:
-        """Seconds of a step of so many one-token rows, each after `entries`."""
-        want = (0,) if wanted else ()
-        return self._seconds([Row(slot, entries, 1, want) for slot in range(rows)])
+    def seconds(self, steps: Sequence[Step]) -> dict[Step, float]:
+        """What each takes: all in turn, for several rounds; the least counts.
 
-    def chunk_s(self, tokens: int, entries: int) -> float:
-        """Seconds of a chunk of one prompt, after `entries`."""
-        return self._seconds([Row(0, entries, tokens)])
+        What else happens on a machine only ever makes a step slower, and rarely each time.
+        """
+        frames = {step: self._frame(step.laid_out()) for step in steps}
+        found = {step: self._first(frame) for step, frame in frames.items()}
+        quick = [step for step in steps if found[step] <= SLOW_S]
+        for _ in range(ROUNDS):
+            for step in quick:
+                found[step] = min(found[step], self._least(frames[step]))
+        return found
 
-    def _seconds(self, rows: Sequence[Row]) -> float:
-        frame = self._frame(rows)
-        warm = self._run(frame, 1)
-        if warm[0] > SLOW_S:
-            return self._pick((*warm, *self._run(frame, 1)))
-        self._run(frame, WARM - 1)
-        times: list[float] = []
-        while len(times) < LEAST or (sum(times) < ENOUGH_S and len(times) < MOST):
+    def _first(self, frame: bytes) -> float:
+        """One run, to make ready what is made once; another one if it was slow, as no more will follow."""
+        self._tell()
+        seconds = self._run(frame, 1)[0]
+        return min(seconds, *self._run(frame, 1)) if seconds > SLOW_S else seconds
+
+    def _least(self, frame: bytes) -> float:
+        self._tell()
+        times = self._run(frame, LEAST)
+        while sum(times) < ENOUGH_S and len(times) < MOST:
             times += self._run(frame, LEAST)
-        return self._pick(times)
+        return min(times)
 
     def _run(self, frame: bytes, count: int) -> list[float]:
         feed = _Feed(frame, FrameReader(self._terms), count, self._before)
