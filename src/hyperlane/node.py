@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 from hyperlane.cluster import machine, worker
@@ -25,10 +24,17 @@ from hyperlane.cluster.engine_room import EngineRoom, onnx_room
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.layers.share import Sharing
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
+from hyperlane.cluster.pipelines.arranging import Arranging
+from hyperlane.cluster.pipelines.breaker import Breakers
+from hyperlane.cluster.pipelines.claims import Claims
+from hyperlane.cluster.pipelines.company import Company
 from hyperlane.cluster.pipelines.controller import Controller
 from hyperlane.cluster.pipelines.crew import Crew
 from hyperlane.cluster.pipelines.facts import Ask
+from hyperlane.cluster.pipelines.fleet import Fleet
 from hyperlane.cluster.pipelines.loader import StageLoader
+from hyperlane.cluster.pipelines.replanning import Replanning
+from hyperlane.cluster.pipelines.standby import SPARE, Standby
 from hyperlane.cluster.pipelines.upkeep import Upkeep
 from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planning import Outlook, Planning, Wishes
@@ -42,7 +48,7 @@ from hyperlane.cluster.wanted import Use, context_of, wanted
 from hyperlane.cluster.weights import WeightRoom, engine_loader, holds_model
 from hyperlane.cluster.worker import WorkerSetup, listen_address
 from hyperlane.config import CacheConfig, DiscoveryConfig, ServeConfig, WorkerConfig, load, usable_cores
-from hyperlane.core import Address, HeadId, HeadStatus, Plan
+from hyperlane.core import Address, HeadStatus, Plan
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.prefixes import Reuse
@@ -69,16 +75,16 @@ log = logging.getLogger(__name__)
 class Serving:
     """A model that is loaded and ready, until `close`."""
 
-    def __init__(self, service: HeadService, upkeep: Upkeep, parts: ExitStack) -> None:
+    def __init__(self, service: HeadService, fleet: Fleet, parts: ExitStack) -> None:
         """`parts` ends everything, the last started first."""
         self.service = service
-        self._upkeep = upkeep
+        self._fleet = fleet
         self._parts = parts
 
     @property
     def plan(self) -> Plan:
         """The plan of the last pipeline."""
-        return self._upkeep.plan
+        return self._fleet.plans[0]
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +94,7 @@ class Serving:
 
     def offer(self, worker: Address) -> None:
         """A worker that may be used from now on. What is found by itself needs no offer."""
-        self._upkeep.offer_soon(worker)
+        self._fleet.offer_soon(worker)
 
     def close(self) -> None:
         """End requests, release the workers, end those of this machine. Idempotent."""
@@ -132,14 +138,14 @@ def start_serving(
         )
         head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
         service = HeadService(head, tokenizer, template, cluster.complete)
-        upkeep = cluster.upkeep(head)
+        fleet = cluster.fleet(head)
         parts.callback(service.close)
-        parts.callback(lambda: cluster.loop.run(upkeep.close()))
-        pipeline = cluster.loop.run(upkeep.start())
+        parts.callback(lambda: cluster.loop.run(fleet.close()))
+        (pipeline,) = cluster.loop.run(fleet.start())
         report(Progress("head", "sending a token through every stage"))
         service.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
-        cluster.loop.run(upkeep.watch())
-        return Serving(service, upkeep, parts.pop_all())
+        cluster.loop.run(fleet.watch())
+        return Serving(service, fleet, parts.pop_all())
 
 
 def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | None = None) -> Outlook:
@@ -149,8 +155,7 @@ def make_plan(config: ServeConfig, report: Report = silent, looking: Looking | N
     """
     with ExitStack() as parts:
         cluster = _Cluster(config, report, parts, None, looking, plan_only=True)
-        controller = cluster.controller()
-        return cluster.loop.run(controller.outlook(cluster.ask(), cluster.planning()))
+        return cluster.loop.run(cluster.outlook(cluster.crew()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +183,7 @@ class _Cluster:
         self._config = config
         self._looking = looking
         self._around: Surroundings | None = None
-        self._upkeep: Upkeep | None = None
-        self._head = HeadId(bytes(16))
+        self._fleet: Fleet | None = None
         self._profiler: ClusterProfiler | None = None
         self._report = report
         self._parts = parts
@@ -195,6 +199,8 @@ class _Cluster:
         parts.callback(self._local.close)
         report(Progress("head", f"reading {self._opened.name}"))
         self.facts = replace(facts_of(self.model, config.weights), name=self._opened.name)
+        self._identity = HeadIdentity(config.paths.state / "identity")
+        parts.callback(self._identity.close)
         self.loop = BackgroundLoop("control-plane")
         parts.callback(self.loop.close)
 
@@ -213,21 +219,17 @@ class _Cluster:
             load_timeout_s=config.load_timeout_s,
         )
 
-    def controller(self) -> Controller:
+    def crew(self) -> Crew:
         """Waits for the local workers, then knows all."""
-        state = self._config.paths.state
-        identity = HeadIdentity(state / "identity")
-        self._head = identity.head
-        self._parts.callback(identity.close)
         if self._config.local_worker_count:
             self._report(Progress("head", "starting local workers"))
         found = self._look()
         # Those on loopback first: each stage dials the next one, and nobody else could dial them.
         others = sorted(self._config.workers, key=lambda address: not machine.is_loopback(address.host))
         addresses = (*self._local.addresses(), *others, *found)
-        controller = self.loop.run(self._make(addresses, identity, state / "logs"))
-        self._parts.callback(lambda: self.loop.run(controller.close()))
-        return controller
+        crew = self.loop.run(self._make_crew(addresses))
+        self._parts.callback(lambda: self.loop.run(crew.close()))
+        return crew
 
     def planning(self) -> Planning:
         """How plans are made here; once the local workers are there."""
@@ -235,21 +237,28 @@ class _Cluster:
         layers = self._local.named(config.layers)
         wishes = Wishes(Objective(config.optimize), config.uses_all, layers, Wire(config.wire))
         here, again = machine_hash(opening.machine_of(config.paths)), config.measure == "again"
-        self._profiler = ClusterProfiler(self._head, here, again=again) if config.measure != "never" else None
+        self._profiler = ClusterProfiler(self._identity.head, here, again=again) if config.measure != "never" else None
         return Planning(wishes, self._profiler, self._report)
 
-    def upkeep(self, head: Head) -> Upkeep:
-        upkeep = self._upkeep = self.loop.run(self._make_upkeep(self.controller(), head))
+    async def outlook(self, crew: Crew) -> Outlook:
+        """What could be planned now."""
+        ask = self.ask()
+        return await self._arranging(ask, self.planning()).outlook(await crew.nodes(ask.connect_timeout_s))
+
+    def fleet(self, head: Head) -> Fleet:
+        """Pipelines for a head; `start` brings them up."""
+        fleet = self._fleet = self.loop.run(self._make_fleet(self.crew(), head))
+        self._parts.callback(lambda: self.loop.run(fleet.release()))
         if self._around is not None:
-            self._around.offer_to(upkeep.offer)
-            self._parts.callback(self._around.close)  # before the controller that it offers to
-        return upkeep
+            self._around.offer_to(fleet.offer)
+            self._parts.callback(self._around.close)  # before the crew that it offers to
+        return fleet
 
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A status with what is around, and who is left out."""
         status = self._around.complete(status) if self._around is not None else status
         status = self._profiler.complete(status) if self._profiler is not None else status
-        return self._upkeep.complete(status) if self._upkeep is not None else status
+        return self._fleet.complete(status) if self._fleet is not None else status
 
     def _expected(self) -> int:
         """How many nodes of this cluster may be found; none when workers are named, or nobody looks."""
@@ -272,16 +281,26 @@ class _Cluster:
         self._report(Progress("head", "looking for workers"))
         return self._around.wait(expected, looking.config.wait_s)
 
-    async def _make(self, addresses: tuple[Address, ...], identity: HeadIdentity, logs: Path) -> Controller:
-        crew = Crew(addresses, identity.head, why_lost=self._local.obituary, trust=self._trust)
-        return Controller(crew, identity, StageLoader(crew, logs, self._report))
+    async def _make_crew(self, addresses: tuple[Address, ...]) -> Crew:
+        return Crew(addresses, self._identity.head, why_lost=self._local.obituary, trust=self._trust)
 
-    async def _make_upkeep(self, controller: Controller, head: Head) -> Upkeep:
-        return Upkeep(controller, self.ask(), self.planning(), self._local, head, replans=self._config.replan)
+    async def _make_fleet(self, crew: Crew, head: Head) -> Fleet:
+        config, ask, planning, logs = self._config, self.ask(), self.planning(), self._config.paths.state / "logs"
+        company = Company(Claims(), Breakers())
+        if config.spare:
+            company.standby = Standby(crew, ask, StageLoader(crew, logs, silent, SPARE), self._identity, company)
+        fleet = Fleet(crew, company, self._local, self._arranging(ask, planning), ask.connect_timeout_s)
+        controller = Controller(crew, ask, self._identity, StageLoader(crew, logs, self._report))
+        replanning = Replanning(ask.wanted, planning, company, replans=config.replan)
+        fleet.of([Upkeep(controller, replanning, company, fleet.revival, head)])
+        return fleet
+
+    def _arranging(self, ask: Ask, planning: Planning) -> Arranging:
+        return Arranging(ask.wanted, planning, Objective(self._config.optimize), spare=self._config.spare)
 
     def tell_loss(self, cause: Exception) -> None:
-        if self._upkeep is not None:
-            self._upkeep.lost(cause)
+        if self._fleet is not None:
+            self._fleet.lost(0, cause)
         log.error("\n".join(filter(None, (f"the pipeline was lost: {cause}", self._local.obituary()))))
 
 

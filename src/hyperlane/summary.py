@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hyperlane.answer import Answer
-from hyperlane.core import HeadStatus, Plan
+from hyperlane.core import HeadStatus, Plan, SpareStatus
 from hyperlane.plain import Plain, plain
 
 
@@ -156,6 +156,17 @@ def links_line(status: HeadStatus) -> str:
     return "bytes per token: " + ", ".join(hops)
 
 
+def spare_line(spare: SpareStatus) -> str:
+    """Who stands by, and with what."""
+    if spare.state == "none":
+        return f"spare: none, {spare.reason}"
+    holds = "would hold" if spare.state == "planned" else "holds"
+    held = f"{holds} layers {', '.join(spare.layers)}" if spare.layers else f"{holds} nothing yet"
+    why = f"; {spare.reason}" if spare.reason else ""
+    count = f"{len(spare.layers)} of {spare.stages} stages"
+    return f"spare: {spare.name} at {spare.address}, {spare.state}, {held} ({count}){why}"
+
+
 def status_text(status: HeadStatus) -> str:
     """All that `hyperlane status` shows."""
     load = f"{status.active} of {status.slots} slots busy, {status.queued} waiting"
@@ -179,6 +190,7 @@ def status_text(status: HeadStatus) -> str:
             "",
             stages_table(status),
             links_line(status),
+            *([spare_line(status.spare)] if status.spare is not None else []),
             "",
             speeds_table(status),
             *(["", nodes_table(status)] if status.nodes or status.troubles else []),

@@ -63,4 +63,6 @@ def _text(found: Outlook) -> str:
         parts.append(summary.plan_table(found.plan))
     if found.plan is not None:
         parts.append(summary.carried_line(found.plan))
+    if found.spare is not None:
+        parts.append(summary.spare_line(found.spare))
     return "\n\n".join(filter(None, parts))

@@ -22,7 +22,7 @@ from hyperlane.cluster.profile.measured import Measured, Measures, Node, Route, 
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import reached_from
 from hyperlane.cluster.wanted import Wanted
-from hyperlane.core import Address, Plan, WorkerFacts
+from hyperlane.core import Address, Plan, SpareStatus, WorkerFacts
 from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, VersionMismatch, WorkerBusy, WorkerUnreachable
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,23 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Grounds:
+    """What plans are made from: what was measured, or, where nothing was, the paths alone."""
+
+    measured: Measured | None = None
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook:
-    """What could be planned. `plan` None: nothing fits. `survey` None: nothing could be measured."""
+    """What could be planned. `plan` None: nothing fits. `survey` None: nothing could be measured.
+
+    `spare`: the worker that is kept out of it, and what that would hold; None: none was asked for.
+    """
 
     plan: Plan | None
     survey: Survey | None = None
+    spare: SpareStatus | None = None
 
 
 class Planning:
@@ -94,12 +106,21 @@ class Planning:
             WorkerUnreachable, VersionMismatch, NotTrusted: of a worker.
 
         """
+        return self.on(wanted, nodes, await self.grounds(wanted, nodes))
+
+    async def grounds(self, wanted: Wanted, nodes: Sequence[Node]) -> Grounds:
+        """What plans over these workers, or over some of them, can be made from. Raises as `now`, but DoesNotFit."""
         needed = len(nodes) > 1 or self._wishes.layers
         measured = await self._measured(wanted, nodes) if needed else None
+        return Grounds(measured, await self._routes(nodes) if measured is None else ())
+
+    def on(self, wanted: Wanted, nodes: Sequence[Node], grounds: Grounds) -> Planned:
+        """The plan over these workers, which are among those of the grounds. Asks nobody; raises as `now`."""
+        measured = grounds.measured
         if measured is None:
-            plan = self._linked(self._unmeasured(wanted, nodes))
-            return Planned(plan, routes=await self._routes(nodes))
-        choice = self._partitioner.plan(measured.facts, wanted.workload, self._wishes.layers)
+            return Planned(self._linked(self._unmeasured(wanted, nodes)), routes=grounds.routes)
+        facts = measured.facts.only([node.facts.name for node in nodes])
+        choice = self._partitioner.plan(facts, wanted.workload, self._wishes.layers)
         return Planned(self._linked(choice.plan, measured), measured)
 
     async def outlook(self, wanted: Wanted, nodes: Sequence[Node]) -> Outlook:

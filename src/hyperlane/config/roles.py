@@ -122,6 +122,12 @@ class ServeConfig(Checked):
         "which workers take part: all, or the best of them; unset: all if they were named or numbered, the best of "
         "those that were found",
     )
+    spare: bool = setting(
+        False,
+        values.yes_or_no,
+        "keep one worker out of the plan, with the stages of the others loaded, so that it takes over at once when one "
+        "is lost; where this machine has workers of its own, one more is started",
+    )
     layers: tuple[str, ...] = setting(
         (),
         values.texts,
@@ -159,10 +165,9 @@ class ServeConfig(Checked):
 
     @property
     def local_worker_count(self) -> int:
-        """Worker processes to start on this machine."""
-        if self.local_workers is not None:
-            return self.local_workers
-        return 0 if self.workers else 1
+        """Worker processes to start on this machine, the spare included."""
+        asked = self.local_workers if self.local_workers is not None else int(not self.workers)
+        return asked + 1 if asked and self.spare else asked
 
     @property
     def uses_all(self) -> bool:
@@ -171,7 +176,8 @@ class ServeConfig(Checked):
 
     def local_threads(self, cores: int) -> int:
         """Compute threads of each local worker on a machine with so many usable cores."""
-        return self.threads or max(1, cores // max(1, self.local_worker_count))
+        computing = self.local_worker_count - self.spare  # a spare does nothing while the others do
+        return self.threads or max(1, cores // max(1, computing))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from hyperlane.core.requests import (
     TokenLogprob,
     Usage,
 )
-from hyperlane.core.status import Achieved, HeadStatus, LinkStatus, NodeStatus, StageStatus, TextGenerator
+from hyperlane.core.status import Achieved, HeadStatus, LinkStatus, NodeStatus, SpareStatus, StageStatus, TextGenerator
 
 __all__ = [
     "CANDIDATES_K",
@@ -59,6 +59,7 @@ __all__ = [
     "RopeFacts",
     "Row",
     "SamplingParams",
+    "SpareStatus",
     "StageCost",
     "StagePlan",
     "StageSpec",

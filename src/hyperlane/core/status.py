@@ -63,6 +63,22 @@ class LinkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SpareStatus:
+    """The worker that is kept out of all plans with their stages loaded.
+
+    `state`: ready (it holds all that its memory allows), loading, failed, or none: there is no spare now. `layers`: the
+    ranges of the stages that it holds; `stages`: how many there are in the plans. `reason`: why it holds less, or none.
+    """
+
+    state: str
+    name: str = ""
+    address: Address | None = None
+    layers: tuple[str, ...] = ()
+    stages: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Achieved:
     """What the running plan did of late, to be held against its prediction; 0: nothing of the kind was seen.
 
@@ -118,6 +134,8 @@ class HeadStatus:
     """How the requests ended that `requests_ended` counts."""
     refusals: Refusals = field(default_factory=Refusals)
     """Why those were refused that `requests_refused` counts."""
+    spare: SpareStatus | None = None
+    """None: none is wanted."""
 
 
 class TextGenerator(Protocol):

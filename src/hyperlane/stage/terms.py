@@ -74,8 +74,13 @@ def agree(mine: Hello, theirs: Hello) -> Limits:
     return Limits(*map(min, astuple(mine.limits), astuple(theirs.limits)))
 
 
-def serves(held: StageSpec, asked: StageSpec) -> bool:
-    """Whether the engine of a stage is what a later epoch of the same head asks for: its place in the ring aside."""
+def same_engine(held: StageSpec, asked: StageSpec) -> bool:
+    """Whether two stages of one head are built alike: their place in the ring, and their epoch, aside."""
     same = replace(held, epoch=asked.epoch, index=asked.index, stages=asked.stages) == asked
     ends = (held.is_first, held.is_last) == (asked.is_first, asked.is_last)
-    return same and ends and held.epoch.head == asked.epoch.head and held.epoch.counter < asked.epoch.counter
+    return same and ends and held.epoch.head == asked.epoch.head
+
+
+def serves(held: StageSpec, asked: StageSpec) -> bool:
+    """Whether the engine of a stage is what a later epoch of the same head asks for: its place in the ring aside."""
+    return same_engine(held, asked) and held.epoch.counter < asked.epoch.counter

@@ -151,3 +151,12 @@ def test_a_worker_that_holds_out_starts_anew():
     breakers = Breakers()
     failing(breakers, FAILURES, 1.0)
     assert not breakers.failed(PLACES[0], 3.0 + PAUSE_S + TRUSTED_AFTER_S)
+
+
+def test_a_lost_stage_goes_to_the_worker_that_holds_it_ready():
+    plan = mended(plan_of(), [*workers(0, 2, 3), *workers(4, free=5000)], ready={(PLACES[3], 1)})
+    assert places_of(plan) == [0, 3, 2]
+
+
+def test_a_ready_stage_elsewhere_moves_nobody_who_is_there():
+    assert places_of(mended(plan_of(), workers(0, 1, 2, 3), ready={(PLACES[3], 1)})) == [0, 1, 2]

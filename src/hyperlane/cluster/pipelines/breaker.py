@@ -62,6 +62,11 @@ class Breakers:
         record = self._records.get(worker)
         return record is not None and record.is_open(now_s)
 
+    def failures(self, worker: Address, now_s: float) -> int:
+        """How often it failed, as far as that still counts."""
+        record = self._records.get(worker)
+        return 0 if record is None or record.is_over(now_s) else len(record.failures)
+
     def is_trusted(self, worker: Address, now_s: float) -> bool:
         """Whether requests may depend on it: it is neither left out nor to be tried first."""
         record = self._records.get(worker)

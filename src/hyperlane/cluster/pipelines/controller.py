@@ -6,15 +6,16 @@ Knows no request and no token, and not when to change. Lives in one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from hyperlane.cluster.heartbeat import OnLeaving, OnLost
 from hyperlane.cluster.identity import HeadIdentity
 from hyperlane.cluster.pipelines.crew import Crew
 from hyperlane.cluster.pipelines.facts import Ask, Pipeline
+from hyperlane.cluster.pipelines.holdings import Place
 from hyperlane.cluster.pipelines.loader import StageLoader
 from hyperlane.cluster.pipelines.running_ring import RunningRing
-from hyperlane.cluster.planning import Outlook, Planned, Planning
+from hyperlane.cluster.planning import Planned
 from hyperlane.core import Address
 from hyperlane.stage.orders import StageKey
 
@@ -22,85 +23,70 @@ from hyperlane.stage.orders import StageKey
 class Controller:
     """Brings pipelines up, one in place of another, and takes the last one down. Not for two tasks at once."""
 
-    def __init__(self, crew: Crew, identity: HeadIdentity, loader: StageLoader) -> None:
+    def __init__(self, crew: Crew, ask: Ask, identity: HeadIdentity, loader: StageLoader) -> None:
         self.crew = crew
+        self._ask = ask
         self._identity = identity
         self._loader = loader
         self._ring = RunningRing(crew)
+        self._unneeded: Sequence[Place] = ()
 
     @property
     def blamed(self) -> set[Address]:
         """Workers at which the last `change` failed."""
         return self._loader.blamed
 
-    async def plan(self, ask: Ask, planning: Planning) -> Planned:
-        """Plan now with what is there. Raises as `Crew.nodes` and `Planning.now`."""
-        return await planning.now(ask.wanted, await self.crew.nodes(ask.connect_timeout_s))
-
-    async def outlook(self, ask: Ask, planning: Planning) -> Outlook:
-        """What could be planned now. Raises as `Crew.nodes` and `Planning.outlook`."""
-        return await planning.outlook(ask.wanted, await self.crew.nodes(ask.connect_timeout_s))
-
-    async def start(
-        self, ask: Ask, planning: Planning, on_lost: OnLost, on_leaving: OnLeaving | None = None
-    ) -> Pipeline:
-        """Plan, load and link; after an error nothing is left at any worker.
-
-        Raises:
-            ClusterError: a worker cannot be reached, is busy, of another version, or failed; the model does not fit.
-            ConfigError: the layers that were asked for are no placement on these workers.
-            ModelError, TransferError: the weights cannot be used, or did not arrive.
-            LinkError: the ring could not be closed.
-
-        """
-        await self.crew.settle(ask.connect_timeout_s)
-        planned = await self.plan(ask, planning)
-        try:
-            return await self.change(ask, planned, on_lost, on_leaving)
-        except BaseException:
-            await self._ring.drop()
-            await self.crew.release()
-            raise
-
     async def change(
         self,
-        ask: Ask,
         planned: Planned,
         on_lost: OnLost,
         on_leaving: OnLeaving | None = None,
         let_go: Callable[[], Awaitable[None]] | None = None,
     ) -> Pipeline:
-        """Bring a plan up in place of what runs: load what no worker holds, take over what does, link, drop the rest.
+        """Bring a plan up in place of what runs: load what no worker holds, take over what does, link.
 
         `let_go` makes the head let go of the running ring; what is new is loaded beside that before. Without it nothing
-        runs any more, and what the plan does not need is dropped first. After an error what was loaded stays, for the
-        next try; if `let_go` was called nothing runs.
+        runs any more, and if anything has to be loaded, what the plan does not need is dropped first. After an error
+        what was loaded stays, for the next try; if `let_go` was called nothing runs. `tidy` drops the rest.
 
         Raises:
-            HyperlaneError: as `start`; `blamed` has the workers at which it failed.
+            ClusterError: a worker cannot be reached, is busy, of another version, or failed; the model does not fit.
+            ModelError, TransferError: the weights cannot be used, or did not arrive.
+            LinkError: the ring could not be closed.
+            HyperlaneError: in any case `blamed` has the workers at which it failed.
 
         """
         self._loader.blamed.clear()
         plan = planned.plan
         epoch = self._identity.next_epoch()
-        orders = self._loader.orders(ask, plan, epoch)
+        orders = self._loader.orders(self._ask, plan, epoch)
+        new = [place for place in orders if place[1].held is None]
+        kept = [place for place in orders if place[1].held is not None]
+        workers = {where for where, _ in orders}
         if let_go is None:
             await self._ring.drop()
-            await self.crew.drop_besides({(where, order.held) for where, order in orders if order.held is not None})
-        loaded = await self._loader.load(ask, [place for place in orders if place[1].held is None], plan)
+            if new:  # else nothing needs the room, and requests wait
+                wanted = {(where, order.held) for where, order in kept if order.held is not None}
+                await self.crew.drop(self._unwanted(wanted, workers))
+        loaded = await self._loader.load(self._ask, new, workers)
         if let_go is not None:
             await let_go()
             await self._ring.drop()
-        loaded |= await self._loader.load(ask, [place for place in orders if place[1].held is not None], plan)
+        loaded |= await self._loader.load(self._ask, kept, workers)
         in_order = [loaded[stage.index] for stage in plan.stages]
-        pipeline = await self._ring.link(ask, planned, epoch, in_order, (on_lost, on_leaving))
-        await self.crew.drop_besides({(where, order.key) for where, order in orders})
+        pipeline = await self._ring.link(self._ask, planned, epoch, in_order, (on_lost, on_leaving))
+        self._unneeded = self._unwanted({(where, order.key) for where, order in orders}, workers)
         return pipeline
+
+    async def tidy(self) -> None:
+        """Drop what the pipeline that was brought up last does not need."""
+        unneeded, self._unneeded = self._unneeded, ()
+        await self.crew.drop(unneeded)
 
     async def clear(self) -> None:
         """Close the ring and drop every stage; leases and connections stay."""
         await self._ring.drop()
-        await self.crew.drop_besides(())
+        await self.crew.drop(self._unwanted(()))
 
     def runs(self, pipeline: Pipeline) -> bool:
         """Whether this pipeline is the one that was brought up last, and was not taken down."""
@@ -109,9 +95,13 @@ class Controller:
     async def give_up_what_is_new(self, running: Pipeline) -> None:
         """After a `change` that failed before the head let go: drop all that the running plan does not need."""
         stages = running.plan.stages
-        await self.crew.drop_besides({(one.worker.control, StageKey(running.epoch, one.index)) for one in stages})
+        needed = {(one.worker.control, StageKey(running.epoch, one.index)) for one in stages}
+        await self.crew.drop(self._unwanted(needed))
 
     async def close(self) -> None:
-        """Close the ring, drop every stage, release the leases and the connections. Idempotent."""
+        """Close the ring; what workers hold is the crew's. Idempotent."""
         await self._ring.drop()
-        await self.crew.close()
+
+    def _unwanted(self, wanted: Collection[Place], workers: Collection[Address] = ()) -> Sequence[Place]:
+        """What was loaded here, and what a spare holds on these workers, but what is wanted."""
+        return self.crew.holdings.besides(wanted, self._loader.owner, workers)

@@ -19,7 +19,7 @@ from hyperlane.cluster.planning import Names
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.worker_client import WorkerClient
-from hyperlane.core import Address, HeadId
+from hyperlane.core import Address, HeadId, WorkerFacts
 from hyperlane.errors import HyperlaneError, LoadFailed, WorkerBusy, WorkerUnreachable
 from hyperlane.stage.orders import StageKey
 
@@ -85,7 +85,11 @@ class Crew:
         """
         clients = self.everyone()
         described = await self.together(client.describe(timeout_s=timeout_s) for client in clients)
-        return [Node(client, self._names.given(said.facts)) for client, said in zip(clients, described, strict=True)]
+        return [Node(client, self.named(said.facts)) for client, said in zip(clients, described, strict=True)]
+
+    def named(self, facts: WorkerFacts) -> WorkerFacts:
+        """A worker with the name that it has in plans."""
+        return self._names.given(facts)
 
     async def settle(self, timeout_s: float) -> None:
         """Before the first plan: what an earlier life of this head left goes, and the leases of heads that died end.
@@ -131,14 +135,14 @@ class Crew:
             raise WorkerBusy(f"{client.name} at {client.address} is held by another head")
         for stray in self.holdings.said(client.address, (key for key, _ in health.stages)):
             await client.unload(self.head, stray)
-        node = Node(client, self._names.given(described.facts))
+        node = Node(client, self.named(described.facts))
         return Present(node, self.holdings.bytes_of(client.address), health.draining)
 
     # --- what they hold --------------------------------------------------------------------------------------
 
-    async def drop_besides(self, wanted: Collection[Place]) -> None:
-        """Drop every stage that is held and not wanted."""
-        await asyncio.gather(*(self._drop(*place) for place in self.holdings.besides(wanted)))
+    async def drop(self, places: Collection[Place]) -> None:
+        """Drop stages."""
+        await asyncio.gather(*(self._drop(*place) for place in places))
 
     async def _drop(self, where: Address, key: StageKey) -> None:
         self.holdings.dropped(where, key)
@@ -160,7 +164,8 @@ class Crew:
     async def close(self) -> None:
         """Release all, and end the connections. Idempotent."""
         await self.release()
-        for client in self.everyone():
+        clients, self._clients = self.everyone(), {}
+        for client in clients:
             await client.close()
 
     # --- all at once -----------------------------------------------------------------------------------------

@@ -6,24 +6,36 @@ from collections.abc import Collection, Iterable, Sequence
 
 from hyperlane.core import Address, StageSpec
 from hyperlane.stage.orders import LoadOrder, StageKey
-from hyperlane.stage.terms import serves
+from hyperlane.stage.terms import same_engine, serves
 
 Place = tuple[Address, StageKey]
 """A stage on a worker."""
 
 
 class Holdings:
-    """Loaded stages by worker (its control address)."""
+    """Loaded stages by worker (its control address), each with its owner: who loaded it, and may drop it."""
 
     def __init__(self) -> None:
         self._orders: dict[Address, dict[StageKey, LoadOrder]] = {}
+        self._owners: dict[Place, str] = {}
+        self._coming: set[Place] = set()
 
-    def loaded(self, worker: Address, order: LoadOrder) -> None:
-        """A worker has a stage; it may have taken over the engine of another one."""
+    def loading(self, worker: Address, key: StageKey) -> None:
+        """A worker is told to load a stage: it is known from now on. `loaded` or `not_loaded` follows."""
+        self._coming.add((worker, key))
+
+    def not_loaded(self, worker: Address, key: StageKey) -> None:
+        """It came to nothing."""
+        self._coming.discard((worker, key))
+
+    def loaded(self, worker: Address, order: LoadOrder, owner: str = "") -> None:
+        """A worker has a stage; it may have taken over the engine of another one, whoever loaded that."""
         held = self._orders.setdefault(worker, {})
         if order.held is not None:
             held.pop(order.held, None)
         held[order.key] = order
+        self._coming.discard((worker, order.key))
+        self._owners[worker, order.key] = owner
 
     def dropped(self, worker: Address, key: StageKey | None = None) -> None:
         """A worker has dropped a stage; all of them without a key."""
@@ -36,7 +48,8 @@ class Holdings:
         """What a worker says that it has: forget what it has not. Returns those that nobody here loaded."""
         has, known = set(keys), self._orders.get(worker, {})
         self._orders[worker] = {key: order for key, order in known.items() if key in has}
-        return sorted(has - set(known), key=lambda key: (key.epoch, key.index))
+        strays = (key for key in has - set(known) if (worker, key) not in self._coming)
+        return sorted(strays, key=lambda key: (key.epoch, key.index))
 
     def serving(self, worker: Address, spec: StageSpec) -> StageKey | None:
         """The stage there whose engine serves a spec."""
@@ -46,7 +59,16 @@ class Holdings:
         """What its stages were counted with."""
         return sum(order.needed_bytes for order in self._orders.get(worker, {}).values())
 
-    def besides(self, wanted: Collection[Place]) -> Sequence[Place]:
-        """All that is held and not wanted."""
+    def has_engine(self, worker: Address, spec: StageSpec) -> bool:
+        """Whether a stage there has the engine of a spec, whatever its epoch."""
+        return any(same_engine(order.spec, spec) for order in self._orders.get(worker, {}).values())
+
+    def of(self, worker: Address) -> dict[StageKey, LoadOrder]:
+        """What a worker holds."""
+        return dict(self._orders.get(worker, {}))
+
+    def besides(self, wanted: Collection[Place], owner: str = "", workers: Collection[Address] = ()) -> Sequence[Place]:
+        """All that an owner holds, and all that anybody holds on some workers, but what is wanted."""
         places = [(worker, key) for worker, held in self._orders.items() for key in held]
-        return [place for place in places if place not in wanted]
+        mine = [place for place in places if self._owners.get(place, "") == owner or place[0] in workers]
+        return [place for place in mine if place not in wanted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hyperlane.cluster.report import Progress, Report
 from hyperlane.cluster.stage_orders import link_peers, specs_of
 from hyperlane.cluster.supply import WeightSupply
 from hyperlane.cluster.worker_client import Loaded, WorkerClient
-from hyperlane.core import Address, Epoch, Plan
+from hyperlane.core import Address, Epoch, Plan, StagePlan, StageSpec
 from hyperlane.errors import HyperlaneError
 from hyperlane.stage.orders import LoadOrder, LoadProgress, WeightSources
 
@@ -25,9 +25,10 @@ Order = tuple[Address, LoadOrder]
 
 
 class StageLoader:
-    """`blamed`: workers at which loads failed since it was cleared."""
+    """`owner`: on whose behalf stages are held. `blamed`: workers at which loads failed since it was cleared."""
 
-    def __init__(self, crew: Crew, logs: Path, report: Report) -> None:
+    def __init__(self, crew: Crew, logs: Path, report: Report, owner: str = "") -> None:
+        self.owner = owner
         self._crew = crew
         self._logs = logs
         self._report = report
@@ -53,8 +54,13 @@ class StageLoader:
             orders.append((where, order))
         return orders
 
-    async def load(self, ask: Ask, orders: Sequence[Order], plan: Plan) -> dict[int, Loaded]:
-        """Load stages, all at once, by index. The leases of the whole plan's workers are kept meanwhile.
+    def order(self, worker: Address, spec: StageSpec, stage: StagePlan) -> LoadOrder:
+        """A stage to load that is linked with nobody yet."""
+        (peers,) = link_peers([self._crew[worker]], self._crew.trust)
+        return LoadOrder(spec, WeightSources(), stage.weight_bytes, stage.kv_bytes, stage.workspace_bytes, peers)
+
+    async def load(self, ask: Ask, orders: Sequence[Order], workers: Collection[Address]) -> dict[int, Loaded]:
+        """Load stages, all at once, by index. The leases of these workers are kept meanwhile.
 
         Raises:
             HyperlaneError: a worker failed; `blamed` has it.
@@ -62,9 +68,8 @@ class StageLoader:
         """
         if not orders:
             return {}
-        supply = self._supply(ask, plan)
-        everyone = {stage.worker.control: self._crew[stage.worker.control] for stage in plan.stages}
-        watched = [Watched(client, None) for client in everyone.values()]
+        supply = self._supply(ask, orders[0][1].spec.model.fingerprint)
+        watched = [Watched(self._crew[address], None) for address in set(workers)]
         beating = Heartbeat(self._crew.head, watched, self._lost_while_loading)
         try:
             if any(order.held is None for _, order in orders):
@@ -77,23 +82,26 @@ class StageLoader:
         return {order.spec.index: one for (_, order), one in zip(orders, loaded, strict=True)}
 
     async def _load_stage(self, ask: Ask, supply: WeightSupply, where: Address, order: LoadOrder) -> Loaded:
-        client = self._crew[where]
+        client, holdings = self._crew[where], self._crew.holdings
+        holdings.loading(where, order.key)
         try:
             if order.held is None:
                 weights = await supply.sources(client, order.spec, encrypted=order.peers is not None)
                 order = replace(order, weights=weights)
             loaded = await client.load(order, self._reporter(client), ask.load_timeout_s)
-        except HyperlaneError:
-            self.blamed.add(where)
+        except BaseException as error:
+            holdings.not_loaded(where, order.key)
+            if isinstance(error, HyperlaneError):
+                self.blamed.add(where)
             raise
-        self._crew.holdings.loaded(where, order)
+        holdings.loaded(where, order, self.owner)
         self._report(Progress(client.name, f"layers {order.spec.layers} are ready", 1, 1))
         return loaded
 
-    def _supply(self, ask: Ask, plan: Plan) -> WeightSupply:
+    def _supply(self, ask: Ask, fingerprint: str) -> WeightSupply:
         trust = self._crew.trust.folder if self._crew.trust else None
         file = ask.file.resolve() if ask.file else None
-        return WeightSupply(file, ask.places, plan.model.fingerprint, self._logs, trust)
+        return WeightSupply(file, ask.places, fingerprint, self._logs, trust)
 
     def _reporter(self, client: WorkerClient) -> Callable[[LoadProgress], None]:
         def tell(progress: LoadProgress) -> None:

@@ -1,21 +1,26 @@
 """A plan without the workers that were lost, with as little loading as can be. Pure.
 
-Stages that can stay do; each other one goes whole to a worker that has the room: to one without a stage if there is
-one, so that nobody computes twice as long, else to the one with most room. Speed is for the planner, later.
+Stages that can stay do; each other one goes whole to a worker that has the room: to one that holds it ready, else to
+one without a stage, so that nobody computes twice as long, else to the one with most room. Speed is for the planner,
+later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from hyperlane.core import Address, Plan, StagePlan, WorkerFacts
 
+Ready = Collection[tuple[Address, int]]
+"""Workers with the index of a stage that each holds ready, though it runs elsewhere."""
 
-def mended(plan: Plan, workers: Sequence[WorkerFacts]) -> Plan | None:
+
+def mended(plan: Plan, workers: Sequence[WorkerFacts], ready: Ready = ()) -> Plan | None:
     """The same stages on the workers that are left; None if a stage finds no room.
 
-    `workers`: those that may be used; `memory_free` counts what their present stages take as free.
+    `workers`: those that may be used; `memory_free` counts what their present stages take as free. A stage that is
+    `ready` somewhere goes there.
     """
     here = {worker.control: worker for worker in workers}
     stays = [stage.worker.control in here for stage in plan.stages]
@@ -26,7 +31,7 @@ def mended(plan: Plan, workers: Sequence[WorkerFacts]) -> Plan | None:
     busy = {stage.worker.control for stage, stay in zip(plan.stages, stays, strict=True) if stay}
     stages: list[StagePlan] = []
     for stage, stay in zip(plan.stages, stays, strict=True):
-        place = stage.worker.control if stay else _place(_bytes(stage), room, busy)
+        place = stage.worker.control if stay else _place(stage, room, busy, ready)
         if place is None:
             return None
         if not stay:
@@ -67,9 +72,13 @@ def _places(plan: Plan) -> list[tuple[Address, int, int]]:
     return [(stage.worker.control, stage.layers.first, stage.layers.last) for stage in plan.stages]
 
 
-def _place(needed: int, room: dict[Address, int], busy: set[Address]) -> Address | None:
-    fits = [address for address, free in room.items() if free >= needed]
-    return min(fits, key=lambda address: (address in busy, -room[address]), default=None)
+def _place(stage: StagePlan, room: dict[Address, int], busy: set[Address], ready: Ready) -> Address | None:
+    fits = [address for address, free in room.items() if free >= _bytes(stage)]
+    return min(
+        fits,
+        key=lambda address: ((address, stage.index) not in ready, address in busy, -room[address]),
+        default=None,
+    )
 
 
 def _bytes(stage: StagePlan) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from hyperlane.cluster.pipelines.breaker import Breakers
+from hyperlane.cluster.pipelines.company import Company
 from hyperlane.cluster.pipelines.crew import with_own
 from hyperlane.cluster.pipelines.facts import Attendance, Pipeline
 from hyperlane.cluster.pipelines.mending import mended, same_places
@@ -20,16 +20,19 @@ log = logging.getLogger(__name__)
 
 
 class Replanning:
-    """Asks the planner, with those workers left out that failed too often."""
+    """Asks the planner for one pipeline, with the workers that are in no other's plan.
+
+    Those that failed too often are left out, and for what can wait the spare is.
+    """
 
     def __init__(
-        self, wanted: Wanted, planning: Planning, breakers: Breakers, clock: Callable[[], float], *, replans: bool
+        self, wanted: Wanted, planning: Planning, company: Company, *, owner: str = "", replans: bool = True
     ) -> None:
         """`replans`: whether a running plan may be replaced by a better one."""
         self._wanted = wanted
         self._planning = planning
-        self._breakers = breakers
-        self._clock = clock
+        self._company = company
+        self._owner = owner
         self._replans = replans
 
     @property
@@ -46,9 +49,8 @@ class Replanning:
 
         Raises as `Planning.now`.
         """
-        everyone = [with_own(one) for one in seen.present if not one.is_leaving]
-        trusted = [node for node in everyone if self._breakers.is_trusted(node.facts.control, self._clock())]
-        for nodes in (trusted, everyone):
+        everyone = self._staying(seen, in_need=True)
+        for nodes in (self._company.trusted(everyone), everyone):
             with suppress(DoesNotFit):
                 return await self._planned_on(lost, nodes)
         return await self.now(everyone)
@@ -59,7 +61,7 @@ class Replanning:
         if not leaving & {stage.worker.control for stage in running.plan.stages}:
             return None
         try:
-            return await self._planned_on(running, [with_own(one) for one in seen.present if not one.is_leaving])
+            return await self._planned_on(running, self._staying(seen, in_need=False))
         except DoesNotFit as error:
             log.warning("a worker is about to leave, and nothing fits without it: %s", error)
             return None
@@ -73,18 +75,23 @@ class Replanning:
         return None
 
     def usable(self, seen: Attendance) -> list[Node]:
-        """Those that stay and are not left out."""
-        now_s = self._clock()
+        """Those that stay, are not left out, and are nobody else's; while another pipeline is in need its own alone."""
+        claims = self._company.claims
+        nodes = self._company.used(self._staying(seen, in_need=False))
+        return [node for node in nodes if not claims.is_any_down or claims.is_own(self._owner, node.facts.control)]
+
+    def _staying(self, seen: Attendance, *, in_need: bool) -> list[Node]:
+        claims = self._company.claims
         return [
             with_own(one)
             for one in seen.present
-            if not one.is_leaving and not self._breakers.is_open(one.node.facts.control, now_s)
+            if not one.is_leaving and claims.is_open_to(self._owner, one.node.facts.control, in_need=in_need)
         ]
 
     async def _planned_on(self, running: Pipeline | None, nodes: Sequence[Node]) -> Planned:
         """The running plan on these workers, mended, or if that does not go a new one."""
         if running is not None:
-            plan = mended(running.plan, [node.facts for node in nodes])
+            plan = mended(running.plan, [node.facts for node in nodes], self._company.ready(running.plan))
             if plan is not None:
                 # What was predicted was for other workers.
                 moved = not same_places(plan, running.plan)

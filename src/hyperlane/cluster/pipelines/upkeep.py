@@ -1,4 +1,4 @@
-"""Keeps a head supplied with a pipeline: after a loss, when a worker leaves, and when one comes that makes it faster.
+"""Keeps a head supplied with one pipeline: after a loss, when a worker leaves, and when one comes that makes it faster.
 
 Decides when; the controller does what. One task in the control plane's event loop, which nothing but `close` ends.
 """
@@ -8,25 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from hyperlane.cluster import rpc
-from hyperlane.cluster.local import LocalWorkers
 from hyperlane.cluster.pipelines.blame import Blame
-from hyperlane.cluster.pipelines.breaker import Breakers
+from hyperlane.cluster.pipelines.company import Company
 from hyperlane.cluster.pipelines.controller import Controller
-from hyperlane.cluster.pipelines.facts import Ask, Attendance, Pipeline
+from hyperlane.cluster.pipelines.facts import Attendance, Pipeline
 from hyperlane.cluster.pipelines.mending import fits_beside, is_mended, same_places
 from hyperlane.cluster.pipelines.replanning import Replanning
 from hyperlane.cluster.pipelines.revival import Revival
 from hyperlane.cluster.pipelines.served import Served
-from hyperlane.cluster.planning import Planned, Planning
+from hyperlane.cluster.planning import Planned
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.worker_client import WorkerClient
-from hyperlane.core import Address, HeadStatus, Plan
+from hyperlane.core import Address, Plan
 from hyperlane.errors import HyperlaneError
 
 log = logging.getLogger(__name__)
@@ -62,40 +60,40 @@ class _Changed:
 
 
 class Upkeep:
-    """One for each head, from its first pipeline on. Everything but `lost` belongs to the event loop."""
+    """One for each pipeline, from its first ring on. Everything but `lost` belongs to the event loop."""
 
     def __init__(
         self,
         controller: Controller,
-        ask: Ask,
-        planning: Planning,
-        local: LocalWorkers,
+        replanning: Replanning,
+        company: Company,
+        revival: Revival,
         head: Served,
         *,
-        replans: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        owner: str = "",
     ) -> None:
-        """`replans`: whether a running plan may be replaced by a better one."""
+        """`owner`: what claims and holdings know this pipeline by."""
         self._controller = controller
-        self._ask = ask
-        self._planning = planning
-        self._revival = Revival(local, self._replaced)
-        self._clock = clock
+        self._replanning = replanning
+        self._company = company
+        self._claims = company.claims
+        self._revival = revival
+        self._clock = company.clock
         self._head = head
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
-        self._breakers = Breakers()
-        self._blame = Blame(self._breakers, clock)
-        self._replanning = Replanning(ask.wanted, planning, self._breakers, clock, replans=replans)
+        self._blame = Blame(company.breakers, company.clock)
         self._generation = 0
         self._look_again_s: float | None = None
-        self._since_s = clock()
+        self._since_s = self._clock()
         self._running: Pipeline | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> Pipeline:
-        """The first pipeline. Raises as `Controller.start`."""
-        self._running = await self._controller.start(self._ask, self._planning, self._verdict, self._leaves)
+    async def start(self, planned: Planned) -> Pipeline:
+        """The first ring. Raises as `Controller.change`."""
+        self._claims.take(self._owner, planned.plan)
+        self._running = await self._change(planned)
         return self._running
 
     async def watch(self) -> None:
@@ -104,12 +102,15 @@ class Upkeep:
 
     async def close(self) -> None:
         """Let things be as they are. Idempotent."""
-        await self._revival.close()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+
+    async def release(self) -> None:
+        """Close the ring. Idempotent."""
+        await self._controller.close()
 
     @property
     def plan(self) -> Plan:
@@ -123,18 +124,9 @@ class Upkeep:
         with suppress(RuntimeError):  # the loop has ended: so does the head
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    def offer(self, address: Address) -> None:
-        """A worker came, or came back."""
-        self._controller.crew.offer(address)
+    def changed(self) -> None:
+        """A worker came, or came back, or the spare went."""
         self._events.put_nowait(_Changed())
-
-    def offer_soon(self, address: Address) -> None:
-        """As `offer`, from any thread."""
-        self._loop.call_soon_threadsafe(self.offer, address)
-
-    def complete(self, status: HeadStatus) -> HeadStatus:
-        """A status with who is left out for a while, and why. From any thread."""
-        return self._blame.complete(status)
 
     # --- events ----------------------------------------------------------------------------------------------
 
@@ -163,7 +155,7 @@ class Upkeep:
 
     async def _next(self) -> _Lost | _Changed:
         """The next event; it is time for one as well to look for workers that are away, and to try one again."""
-        pauses = [self._breakers.next_half_open_s(self._clock()), self._look_again_s]
+        pauses = [self._company.breakers.next_half_open_s(self._clock()), self._look_again_s]
         with suppress(TimeoutError):
             async with asyncio.timeout(min((pause for pause in pauses if pause is not None), default=None)):
                 return await self._events.get()
@@ -193,14 +185,19 @@ class Upkeep:
         lost, blamed = self._running, False
         rng = random.Random()
         pause_s = rpc.FIRST_PAUSE_S
+        if self._company.standby is not None:
+            await self._company.standby.stop()
         while True:
-            seen = await self._look()
-            missing = [address for address, _ in seen.missing]
-            if not blamed and lost is not None:
-                self._blame.for_loss(lost.plan, seen, cause)
-            blamed = True
+            missing: list[Address] = []
             try:
-                await self._serve(await self._change(await self._replanning.after(lost, seen)))
+                async with self._claims.planning:
+                    seen = await self._look()
+                    missing = [address for address, _ in seen.missing]
+                    if not blamed and lost is not None:
+                        self._blame.for_loss(lost.plan, seen, cause)
+                    blamed = True
+                    planned = await self._planned_after(lost, seen)
+                await self._serve(await self._change(planned))
             except HyperlaneError as error:
                 log.warning("no pipeline yet: %s", error)
                 self._blame.failed(self._controller.blamed, error)
@@ -208,18 +205,38 @@ class Upkeep:
             else:
                 self._revival.begin(missing, REVIVAL_AFTER_S)
                 log.warning("requests go on after %.2f s: %s", self._clock() - began_s, cause)
+                await self._after_a_change()
                 return
             await self._pause(pause_s * rng.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
+    async def _planned_after(self, lost: Pipeline | None, seen: Attendance) -> Planned:
+        """The next plan, with its workers claimed."""
+        try:
+            planned = await self._replanning.after(lost, seen)
+        except HyperlaneError:
+            self._claims.down(self._owner)
+            raise
+        self._claims.take(self._owner, planned.plan)
+        return planned
+
     async def _change(self, planned: Planned) -> Pipeline:
-        return await self._controller.change(self._ask, planned, self._verdict, self._leaves)
+        return await self._controller.change(planned, self._verdict, self._leaves)
 
     async def _serve(self, pipeline: Pipeline) -> None:
         self._running, self._since_s = pipeline, self._clock()
         self._generation += 1
         self._head.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
         self._head.prove()
+        self._claims.take(self._owner, pipeline.plan)
+
+    async def _after_a_change(self) -> None:
+        """What no request waits for: drop what is not needed, and let the spare hold what is."""
+        await self._controller.tidy()
+        if self._company.standby is not None:
+            await self._company.standby.tend()
+            if self._company.standby.worker is None:
+                self.changed()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until somebody comes. A loss that is told meanwhile is of no pipeline that runs."""
@@ -228,11 +245,6 @@ class Upkeep:
                 while isinstance(await self._events.get(), _Lost):
                     pass
 
-    async def _replaced(self, old: Address, new: Address | None) -> None:
-        await self._controller.crew.forget(old)
-        if new is not None:
-            self.offer(new)
-
     # --- for the better --------------------------------------------------------------------------------------
 
     async def _improve(self) -> None:
@@ -240,39 +252,49 @@ class Upkeep:
         running = self._running
         if running is None:
             return
-        seen = await self._look()
-        self._revival.begin([address for address, _ in seen.missing])
-        planned = await self._replanning.without_leavers(running, seen)
-        if planned is None and self._is_good_for_now(running):
-            self._look_again_s = LOOK_SOON_S
-            return
-        planned = planned or await self._better(running, seen)
-        if planned is None or same_places(planned.plan, running.plan):
-            return
+        async with self._claims.planning:
+            seen = await self._look()
+            self._revival.begin([address for address, _ in seen.missing])
+            await self._see_to_the_spare(seen)
+            planned = await self._replanning.without_leavers(running, seen)
+            if planned is None and self._is_good_for_now(running):
+                self._look_again_s = LOOK_SOON_S
+                return
+            planned = planned or await self._replanning.better(running, seen)
+            held_up = planned is None and self._replanning.is_held_up
+            if planned is not None and not same_places(planned.plan, running.plan):
+                self._claims.take(self._owner, running.plan, planned.plan)
+        if held_up:
+            await self._measure_in_quiet(self._replanning.usable(seen))
+        elif planned is not None and not same_places(planned.plan, running.plan):
+            await self._move(running, planned, seen)
+
+    async def _move(self, running: Pipeline, planned: Planned, seen: Attendance) -> None:
         log.info("another plan takes over: %s", _places(planned.plan))
         beside = fits_beside(planned.plan, running.plan, [one.node.facts for one in seen.present])
         try:
             if not beside:
                 await self._let_go()
             pipeline = await self._controller.change(
-                self._ask, planned, self._verdict, self._leaves, self._let_go if beside else None
+                planned, self._verdict, self._leaves, self._let_go if beside else None
             )
             await self._serve(pipeline)
+            await self._after_a_change()
         except HyperlaneError as error:
             self._blame.failed(self._controller.blamed, error)
             await self._after_failed_change(running, error)
+
+    async def _see_to_the_spare(self, seen: Attendance) -> None:
+        """Where there is none, one of those that are in no plan becomes it."""
+        standby = self._company.standby
+        if standby is not None and standby.worker is None:
+            standby.choose([node.facts for node in self._replanning.usable(seen)])
+            await standby.tend()
 
     def _is_good_for_now(self, running: Pipeline) -> bool:
         """A plan that was mended serves those that are there to their end, if that is soon: to move costs a replay."""
         young = self._clock() - self._since_s < MENDED_FOR_S
         return is_mended(running.plan) and young and not self._head.idle()
-
-    async def _better(self, running: Pipeline, seen: Attendance) -> Planned | None:
-        """What would be planned now, if it is worth moving to."""
-        planned = await self._replanning.better(running, seen)
-        if planned is None and self._replanning.is_held_up:
-            await self._measure_in_quiet(self._replanning.usable(seen))
-        return planned
 
     async def _measure_in_quiet(self, nodes: Sequence[Node]) -> None:
         """Somebody was never measured, and cannot be beside stages: while nobody asks for anything they go."""
@@ -294,6 +316,7 @@ class Upkeep:
     async def _after_failed_change(self, running: Pipeline, error: HyperlaneError) -> None:
         if self._controller.runs(running):
             log.warning("the running plan goes on: %s", error)
+            self._claims.take(self._owner, running.plan)
             await self._controller.give_up_what_is_new(running)
         else:
             await self._recover(error)
