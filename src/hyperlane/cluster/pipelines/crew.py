@@ -56,7 +56,18 @@ class Crew:
         self._clients = {address: WorkerClient(address, trust) for address in addresses}
 
     def __getitem__(self, address: Address) -> WorkerClient:
+        """A worker's client.
+
+        Raises:
+            WorkerUnreachable: the worker was forgotten.
+
+        """
+        if address not in self._clients:
+            raise WorkerUnreachable(f"the worker at {address} is gone for good")
         return self._clients[address]
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self._clients
 
     def everyone(self) -> list[WorkerClient]:
         """All that are known, in the order in which they were."""

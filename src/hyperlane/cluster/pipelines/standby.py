@@ -82,6 +82,9 @@ class Standby:
             if self.worker is not None and self._claims.is_used(self.worker):
                 self.worker = None
                 self._status = SpareStatus("none", reason="it took over a stage, and no other worker is left")
+            if self.worker is not None and self.worker not in self._crew:
+                self.worker = None
+                self._status = SpareStatus("none", reason="the spare was lost")
             held = self._crew.holdings.besides((), self._loader.owner)
             await self._crew.drop([place for place in held if place[0] != self.worker])
             if self.worker is not None:
