@@ -20,6 +20,7 @@ from hyperlane.cli.terminal import note
 from hyperlane.cli.units import NAME, Unit
 from hyperlane.config import Paths
 from hyperlane.errors import UsageError
+from hyperlane.files import replace_file
 
 SYSTEM_FOLDER = Path("/etc/systemd/system")
 SYSTEMCTL_TIMEOUT_S = 60.0
@@ -99,7 +100,7 @@ class Manager:
         self._check()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(text, encoding="utf-8")
+            replace_file(self.path, text.encode())
         except OSError as error:
             raise UsageError(f"{self.path} cannot be written: {error.strerror}{self._hint()}") from error
         self._run("daemon-reload")

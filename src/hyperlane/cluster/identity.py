@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hyperlane.core import Epoch, HeadId
+from hyperlane.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +40,12 @@ class HeadIdentity:
         """A number that no plan of this head had, kept on disk before it is used."""
         self._counter += 1
         text = json.dumps({"head": self.head.hex(), "counter": self._counter})
-        write_atomically(self._file, text.encode())
+        replace_file(self._file, text.encode())
         return Epoch(self.head, self._counter)
 
     def close(self) -> None:
         """Let go of the identity. Idempotent."""
         self._lock.release()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content at once: after a crash at any moment it is the old or the new one, whole."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def _read(file: Path) -> tuple[HeadId, int] | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from hyperlane.errors import TransferError
+from hyperlane.files import replace_file
 
 
 def keep(place: Path, data: bytes) -> None:
@@ -18,8 +17,6 @@ def keep(place: Path, data: bytes) -> None:
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".new-", delete=False) as temporary:
-            temporary.write(data)
-        os.replace(temporary.name, place)
+        replace_file(place, data)
     except OSError as error:
         raise TransferError(f"{place.name} cannot be kept in {place.parent}: {error}") from error

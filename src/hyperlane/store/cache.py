@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hyperlane.errors import LoadFailed
+from hyperlane.files import replace_file
 from hyperlane.store import usage
 from hyperlane.store.eviction import Entry, Kind, to_evict
 from hyperlane.store.partial import DIGEST, LOCK, PART, RECORD, WHOLE, beside
@@ -62,7 +63,7 @@ class Cache:
         if limit is None:
             (self.folder / LIMIT).unlink(missing_ok=True)
         else:
-            (self.folder / LIMIT).write_text(str(limit), encoding="ascii")
+            replace_file(self.folder / LIMIT, b"%d" % limit)
 
     def allowed(self, used: int) -> int:
         """Bytes that the cache may have now, when it has `used`."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperlane.errors import ProtocolError
+from hyperlane.files import replace_file
 from hyperlane.models.digests import DigestCache, FileState
 from hyperlane.models.ranges import TensorPlace, start_digest
 from hyperlane.store.partial import DIGEST, WHOLE, PartialTensor, beside, open_partial
@@ -72,7 +73,7 @@ class TensorStore:
         """A model is used now; `name` is what people call it."""
         about = self.folder(model) / ABOUT
         about.parent.mkdir(parents=True, exist_ok=True)
-        about.write_text(json.dumps({"name": name}), encoding="utf-8")
+        replace_file(about, json.dumps({"name": name}).encode())
 
     def folder(self, model: str) -> Path:
         """A model's folder.

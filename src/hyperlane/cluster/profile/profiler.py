@@ -16,12 +16,12 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from hyperlane.cluster.identity import write_atomically
 from hyperlane.cluster.pb import control_pb2 as pb
 from hyperlane.cluster.profile import messages
 from hyperlane.cluster.profile.device import Bench, measure_device
 from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
 from hyperlane.errors import HyperlaneError, WorkerBusy
+from hyperlane.files import replace_file
 from hyperlane.stage.orders import LoadProgress
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class ProfileShelf:
         """Keep it, in place of what was there; whoever reads meanwhile finds one or the other whole."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._place(key), messages.device_to(profile).profile.SerializeToString())
+            replace_file(self._place(key), messages.device_to(profile).profile.SerializeToString())
         except OSError as error:
             log.warning("a profile cannot be kept in %s: %s", self.folder, error)
 
