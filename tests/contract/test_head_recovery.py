@@ -18,7 +18,8 @@ from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.testing.byte_tokenizer import ByteTokenizer
 from hyperlane.testing.engine_ring import engine_ring
-from hyperlane.testing.fake_engine import FakeCost, FakeEngine, FakeFaults
+from hyperlane.testing.fake_engine import FakeCost, FakeFaults
+from hyperlane.testing.picky_engine import PickyEngine
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 
 FACTS = toy_facts()
@@ -33,15 +34,6 @@ ASKED = (
     (b"logprobs", SamplingParams(temperature=0.0, logprobs=2)),
     (b"x", SamplingParams(seed=7, temperature=1.8)),
 )
-
-
-class PickyEngine(FakeEngine):
-    """A row of one token leaves other KV entries than a row of several, however many stages there are."""
-
-    def _states(self, rows):
-        states = super()._states(rows)
-        alone = [row.count == 1 and self._spec.is_first for row in rows for _ in range(row.count)]
-        return [state ^ is_alone for state, is_alone in zip(states, alone, strict=True)]
 
 
 class Cluster:

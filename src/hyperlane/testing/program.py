@@ -50,6 +50,11 @@ class Program:
             reader.start()
 
     @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
     def stdout(self) -> str:
         """Standard output so far."""
         return "".join(self.out)

@@ -37,8 +37,10 @@ class Cable:
 class Shaper:
     """A proxy in front of `target`, reached at `address`, until the block ends. Every method from any thread."""
 
-    def __init__(self, target: Address, cable: Cable | None = None, seed: int = 0) -> None:
-        """Listen on a free port of loopback."""
+    def __init__(
+        self, target: Address, cable: Cable | None = None, seed: int = 0, listen: Address = Address("127.0.0.1", 0)
+    ) -> None:
+        """Listen on a free port of loopback, or on `listen`."""
         self._target = target
         self.cable = cable or Cable()
         self._rng = random.Random(seed)
@@ -48,7 +50,7 @@ class Shaper:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((listen.host, listen.port))
         host, port = self._listener.getsockname()[:2]
         self.address = Address(host, port)
         self._start(self._accept)
@@ -88,7 +90,8 @@ class Shaper:
 
     def _start(self, work: object, *given: object) -> None:
         thread = threading.Thread(target=work, args=given, name="shaper", daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
+        # The first one starts the others, and alone changes this list until it has ended.
+        self._threads = [*self._threads[:1], *(one for one in self._threads[1:] if one.is_alive()), thread]
         thread.start()
 
     def _accept(self) -> None:

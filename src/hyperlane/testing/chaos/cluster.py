@@ -1,0 +1,181 @@
+"""Workers behind cables that can be cut, and what a fault does to one of them. Linux alone; knows no head.
+
+Each worker has an address of its own on loopback (127.77.0.N), where a shaper stands in front of both of its ports.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from hyperlane.cluster.announce import Child
+from hyperlane.core import Address
+from hyperlane.testing.chaos.schedule import Fault, Kind
+from hyperlane.testing.shaper import Shaper
+
+READY_WITHIN_S = 60.0
+PORTS = (20000, 30000)
+"""Below those that systems give to outgoing connections: a worker must find its two ports free again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKind:
+    """What computes. `threads`: of each; `memory`: bytes each may use, 0: what is free; `step_ms`, `load_ms`: of the toy."""
+
+    engine: str = "toy"
+    memory: int = 0
+    step_ms: float = 4.0
+    load_ms: float = 200.0
+    threads: int = 1
+
+    def command(self, listen: Address) -> list[str]:
+        """The command line of one."""
+        words = [sys.executable, "-m", "hyperlane.testing.chaos.worker", "--engine", self.engine, "--announce"]
+        words += ["--step-ms", str(self.step_ms), "--load-ms", str(self.load_ms)]
+        words += ["--listen", str(listen), "--threads", str(self.threads)]
+        return [*words, "--memory", str(self.memory)] if self.memory else words
+
+
+class Cabled:
+    """One worker and its cable."""
+
+    def __init__(self, number: int, kind: WorkerKind, folder: Path, environ: Mapping[str, str]) -> None:
+        self._kind = kind
+        self._folder = folder
+        self._environ = dict(environ)
+        self._number, self._starts = number, 0
+        port = free_ports(2)
+        here = f"127.77.0.{number + 1}"
+        self._listen = Address("127.0.0.1", port)
+        self.address = Address(here, port)
+        """Of its control port, in front of the cable."""
+        ends = (Address("127.0.0.1", port), Address("127.0.0.1", port + 1))
+        self._cables = [Shaper(end, listen=Address(here, end.port)) for end in ends]
+        self._child: Child | None = None
+        self.start()
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """It, while it runs."""
+        if self._child is None or self._child.ended:
+            return None
+        return psutil.Process(self._child.pid)
+
+    def start(self) -> None:
+        """Start it, at the ports that it always has. Does not wait."""
+        if self._child is not None:
+            self._child.kill()
+        log = self._folder / f"worker-{self._number}-{self._starts}.log"
+        self._starts += 1
+        self._child = Child(self._kind.command(self._listen), log, self._environ)
+
+    def wait(self) -> None:
+        """Until it is ready."""
+        assert self._child is not None
+        self._child.announcement(time.monotonic() + READY_WITHIN_S)
+
+    def inflict(self, fault: Fault) -> None:
+        """Let it happen; `restore` ends it."""
+        process = self.process
+        if fault.kind is Kind.CUT:
+            for cable in self._cables:
+                cable.cut()
+        elif fault.kind is Kind.RESET:
+            self._cables[1].reset()
+        elif process is not None:
+            process.send_signal(SIGNALS[fault.kind])
+
+    def restore(self, fault: Fault) -> bool:
+        """End it; whether that could be done already: one that leaves takes its time."""
+        if fault.kind is Kind.CUT:
+            for cable in self._cables:
+                cable.heal()
+        elif fault.kind is Kind.HANG:
+            if fault.wakes and self.process is not None:
+                self.process.resume()
+            else:
+                self.start()
+        elif fault.kind in (Kind.KILL, Kind.LEAVE):
+            if self.process is not None:
+                return False
+            self.start()
+        return True
+
+    def close(self) -> None:
+        """End it all."""
+        if self._child is not None:
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(self._child.pid).resume()
+            self._child.stop(time.monotonic() + READY_WITHIN_S / 4)
+        for cable in self._cables:
+            cable.close()
+
+
+SIGNALS = {
+    Kind.KILL: signal.SIGKILL,
+    Kind.HANG: signal.SIGSTOP,
+    Kind.MEMORY: signal.SIGUSR1,
+    Kind.ENGINE: signal.SIGUSR2,
+    Kind.LEAVE: signal.SIGTERM,
+}
+
+
+class ChaosWorkers:
+    """All workers of a run, and the faults that are not over."""
+
+    def __init__(self, count: int, kind: WorkerKind, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
+        """Start them, and wait until they are ready."""
+        self.all = [Cabled(number, kind, folder, environ) for number in range(count)]
+        for worker in self.all:
+            worker.wait()
+        self._open: list[tuple[float, Cabled, Fault]] = []
+
+    def sound(self) -> list[Cabled]:
+        """Those that nothing was done to, or no more."""
+        hurt = [worker for _, worker, _ in self._open]
+        return [worker for worker in self.all if worker not in hurt and worker.process is not None]
+
+    def inflict(self, worker: Cabled, fault: Fault) -> None:
+        """Let a fault happen to one; `tend` ends it in time."""
+        worker.inflict(fault)
+        self._open.append((time.monotonic() + fault.lasts_s, worker, fault))
+
+    def tend(self, *, everything: bool = False) -> bool:
+        """End what has lasted long enough, or everything; whether nothing is left."""
+        now_s = time.monotonic()
+        self._open = [
+            one for one in self._open if not ((everything or one[0] <= now_s) and one[1].restore(one[2]))
+        ]
+        return not self._open
+
+    def find(self, places: Sequence[str]) -> list[Cabled]:
+        """Those at these addresses of control ports, as they are written."""
+        return [worker for worker in self.all if str(worker.address) in places]
+
+    def close(self) -> None:
+        """End them all."""
+        for worker in self.all:
+            worker.close()
+
+
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring ports that are free now."""
+    while True:
+        first = random.randrange(PORTS[0], PORTS[1] - count)
+        try:
+            for port in range(first, first + count):
+                with socket.create_server(("127.0.0.1", port)):
+                    pass
+        except OSError:
+            continue
+        return first
