@@ -18,9 +18,11 @@ STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 MODEL ?= smollm2-135m
 LISTEN ?= 127.0.0.1:7420
+FAULTS ?= 200
+SEED ?= 1
 CODE := src tests examples benchmarks scripts
 
-.PHONY: help build run-example run-worker test test-unit test-slow test-lan check lint format format-check types layers proto bench clean
+.PHONY: help build run-example run-worker test test-unit test-slow test-lan chaos check lint format format-check types layers proto bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,6 +55,9 @@ test-slow: build  ## the tests marked slow
 
 test-lan: build  ## machines on a LAN of network namespaces (Linux, root and iproute2; otherwise skipped)
 	$(BIN)/python -m pytest tests/lan $(ARGS)
+
+chaos: build  ## faults of every kind under load (FAULTS=200 SEED=1; ARGS="--model smollm2-135m --wire int8")
+	$(BIN)/python benchmarks/chaos.py --faults $(FAULTS) --seed $(SEED) $(ARGS)
 
 check: format-check lint types layers  ## format, lint, types, import contract
 

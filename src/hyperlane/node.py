@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -301,6 +302,10 @@ class _Cluster:
     def tell_loss(self, cause: Exception) -> None:
         if self._fleet is not None:
             self._fleet.lost(0, cause)
+        # How workers ended may take a moment to be seen; the head's thread has the next pipeline to wait for.
+        threading.Thread(target=self._log_loss, args=(cause,), name="obituary", daemon=True).start()
+
+    def _log_loss(self, cause: Exception) -> None:
         log.error("\n".join(filter(None, (f"the pipeline was lost: {cause}", self._local.obituary()))))
 
 

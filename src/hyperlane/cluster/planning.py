@@ -144,8 +144,8 @@ class Planning:
     async def better(self, wanted: Wanted, nodes: Sequence[Node], running: Plan) -> Planned | None:
         """A plan that is worth moving to from a running one; None: it goes on.
 
-        Measured, it must pay (`planner.moving`); without measurements one with more workers is taken where everyone is
-        to take part. One that was mended in a hurry gives way in any case. A worker that runs stages cannot be
+        Measured, it must pay (`planner.moving`). One with more workers is taken where everyone is to take part, and
+        without measurements. One that was mended in a hurry gives way in any case. A worker that runs stages cannot be
         measured, if it never was: then `is_held_up`, and once nothing runs `now` can.
         `nodes`: each with the memory that is free when the running plan is unloaded. Raises as `now`.
         """
@@ -162,7 +162,8 @@ class Planning:
         replanning = self._partitioner.replan(running, measured.facts, wanted.workload, rates)
         log.info("another plan would have %s", replanning.verdict.why)
         better = Planned(self._linked(replanning.choice.plan, measured), measured)
-        return better if replanning.verdict.is_worth or is_mended(running) else None
+        is_wider = self._wishes.everyone and len(better.plan.stages) > len(running.stages)
+        return better if replanning.verdict.is_worth or is_wider or is_mended(running) else None
 
     def _unmeasured(self, wanted: Wanted, nodes: Sequence[Node]) -> Plan:
         workload, workers = wanted.workload, [node.facts for node in nodes]

@@ -85,7 +85,7 @@ class Head:
         self._last: Loop | None = None
         self._thread: threading.Thread | None = None
         self._ending: str | None = None
-        self._least_step_s = LEAST_S
+        self._least_step_s = self._hasty_s = LEAST_S
         self._closed = False
 
     # --- pipelines ---------------------------------------------------------------------------------------------
@@ -159,6 +159,7 @@ class Head:
             began_s = self._clock()
             cause = self._run(attached.loop)
             lasted_s, overdue = self._clock() - began_s, isinstance(cause, StepOverdue)
+            self._hasty_s = least_after(self._least_step_s, lasted_s, overdue=False)
             self._least_step_s = least_after(self._least_step_s, lasted_s, overdue=overdue)
             gap = self._let_go(attached, cause)
             self._counters.losses += cause is not None
@@ -271,6 +272,10 @@ class Head:
         """As `warm_up`, behind the requests that wait, and without waiting for it."""
         with suppress(Overloaded, PipelineLost):  # requests prove it as well; a loss is told to `on_lost`
             self._submit(PROBE, is_probe=True)
+
+    def excuse(self) -> None:
+        """The step that was given up last was so rightly: the next ones need no more time. Before `attach`."""
+        self._least_step_s = self._hasty_s
 
     def idle(self) -> bool:
         """Whether no request waits or runs."""

@@ -21,13 +21,14 @@ class Blame:
     breakers: Breakers
     clock: Callable[[], float]
 
-    def for_loss(self, plan: Plan, seen: Attendance, cause: Exception) -> None:
-        """Those of the plan that do not answer; if all do, the one whose stage said FAULT."""
+    def for_loss(self, plan: Plan, seen: Attendance, cause: Exception) -> bool:
+        """Those of the plan that do not answer; if all do, the one whose stage said FAULT. Whether there is one."""
         places = [stage.worker.control for stage in plan.stages]
         gone = {address for address, _ in seen.missing if address in places}
         if not gone and isinstance(cause, EngineFault) and cause.stage is not None and cause.stage < len(places):
             gone = {places[cause.stage]}
         self.failed(gone, cause)
+        return bool(gone)
 
     def failed(self, workers: Collection[Address], cause: Exception) -> None:
         """Each of them failed once more."""

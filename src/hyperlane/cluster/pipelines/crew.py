@@ -54,6 +54,7 @@ class Crew:
         self._why_lost = why_lost
         self._names = Names()
         self._clients = {address: WorkerClient(address, trust) for address in addresses}
+        self._silent: set[Address] = set()
 
     def __getitem__(self, address: Address) -> WorkerClient:
         """A worker's client.
@@ -72,6 +73,10 @@ class Crew:
     def everyone(self) -> list[WorkerClient]:
         """All that are known, in the order in which they were."""
         return list(self._clients.values())
+
+    def answering(self) -> list[WorkerClient]:
+        """Those that answered when all were asked last, or were not asked yet."""
+        return [client for address, client in self._clients.items() if address not in self._silent]
 
     # --- who is there ----------------------------------------------------------------------------------------
 
@@ -137,6 +142,7 @@ class Crew:
                 missing.append((client.address, answer))
             elif isinstance(answer, BaseException):
                 raise answer
+        self._silent = {address for address, _ in missing}
         return Attendance(tuple(one for one in answers if isinstance(one, Present)), tuple(missing))
 
     async def _look_at(self, client: WorkerClient) -> Present:

@@ -74,7 +74,7 @@ class StageLoader:
         try:
             if any(order.held is None for _, order in orders):
                 loading = {self._crew[where] for where, order in orders if order.held is None}
-                await supply.look_around(loading, self._crew.everyone(), ask.load_timeout_s)
+                await supply.look_around(loading, self._crew.answering(), ask.load_timeout_s)
             loaded = await self._crew.together(self._load_stage(ask, supply, where, order) for where, order in orders)
         finally:
             await beating.close()

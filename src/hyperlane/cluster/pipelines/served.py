@@ -24,6 +24,10 @@ class Served(Protocol):
         """Whether no request waits or runs."""
         ...
 
+    def excuse(self) -> None:
+        """The step that was given up last was so rightly: somebody does not answer."""
+        ...
+
     def prove(self) -> None:
         """Send a token through it, if no request does."""
         ...

@@ -193,8 +193,8 @@ class Upkeep:
                 async with self._claims.planning:
                     seen = await self._look()
                     missing = [address for address, _ in seen.missing]
-                    if not blamed and lost is not None:
-                        self._blame.for_loss(lost.plan, seen, cause)
+                    if not blamed and lost is not None and self._blame.for_loss(lost.plan, seen, cause):
+                        self._head.excuse()
                     blamed = True
                     planned = await self._planned_after(lost, seen)
                 await self._serve(await self._change(planned))

@@ -226,6 +226,7 @@ class Load:
     def _ask(self, number: int, sort: Sort, *, whole: bool) -> Answer:
         given: dict[str, Any] = {"model": self._model, "max_tokens": sort.tokens, **sort.sampling}
         given |= {"stream": sort.stream, "extra_body": {"ignore_eos": True}}
+        began_s = time.monotonic()
         if sort.stream:
             given["stream_options"] = {"include_usage": True}
         if sort.chat:
@@ -235,11 +236,19 @@ class Load:
             told = self._client.completions.create(prompt=sort.prompt, **given)
         if not sort.stream:
             return Answer(_text(told.choices[0]), told.choices[0].finish_reason, told.usage.completion_tokens)
-        return self._read(number, sort, told, whole=whole)
+        return self._read(number, sort, told, began_s, whole=whole)
 
-    def _read(self, number: int, sort: Sort, told: Any, *, whole: bool) -> Answer:  # noqa: ANN401 (the client's stream)
+    def _read(
+        self,
+        number: int,
+        sort: Sort,
+        told: Any,  # noqa: ANN401 (the client's stream)
+        last_s: float,
+        *,
+        whole: bool,
+    ) -> Answer:
         texts: list[str] = []
-        reason, tokens, last_s = "", 0, time.monotonic()
+        reason, tokens = "", 0
         with told:
             for chunk in told:
                 now_s = time.monotonic()

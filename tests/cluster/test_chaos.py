@@ -1,0 +1,44 @@
+"""The short form of `make chaos`: a few faults of every kind, and no answer is lost, wrong or late for ever."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+
+from hyperlane.testing.chaos.cluster import WorkerKind
+from hyperlane.testing.chaos.run import Scene, run_chaos
+from hyperlane.testing.chaos.schedule import Kind, Moment, sampler, schedule
+from hyperlane.testing.tiny_models import write_tiny_model
+
+CONTEXT = 1024
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="cables are addresses of loopback that only Linux has"),
+    pytest.mark.usefixtures("nothing_is_left"),
+]
+
+
+@pytest.fixture(scope="module")
+def roomy_model(tmp_path_factory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("models") / "roomy.gguf", context=CONTEXT))
+
+
+def test_every_kind_of_fault_changes_no_answer_and_leaves_nothing(roomy_model, tmp_path):
+    scene = Scene(roomy_model, workers=3, kind=WorkerKind(step_ms=2.0, load_ms=50.0), context=CONTEXT)
+    faults = list(itertools.islice(sampler(seed=5, longest_s=0.4), len(Kind)))
+    assert {fault.kind for fault in faults} == set(Kind)
+    outcome = run_chaos(scene, faults, tmp_path, seed=5)
+    assert outcome.problems() == []
+    assert len(outcome.records) == len(faults)
+    assert outcome.tally.ended > len(faults)
+
+
+def test_a_schedule_has_every_fault_at_every_moment_and_is_the_seeds_own():
+    first = list(itertools.islice(schedule(1), 2 * len(Kind) * len(Moment)))
+    assert {(fault.kind, fault.moment) for fault in first[: len(Kind) * len(Moment)]} == set(
+        itertools.product(Kind, Moment)
+    )
+    assert first == list(itertools.islice(schedule(1), len(first)))
+    assert first != list(itertools.islice(schedule(2), len(first)))
