@@ -85,7 +85,10 @@ def summary(outcome: Outcome, took_s: float) -> str:
 def _tell(number: int, record: Record) -> None:
     fault = record.fault
     where = "" if record.hit else " (not in the plan)"
-    print(f"{number:>5} {fault.moment:<17} {fault.kind:<26} {record.gap_s:6.2f} s {record.settled_s:6.2f} s{where}", flush=True)
+    print(
+        f"{number:>5} {fault.moment:<17} {fault.kind:<26} {record.gap_s:6.2f} s {record.settled_s:6.2f} s{where}",
+        flush=True,
+    )
 
 
 def _options() -> argparse.Namespace:

@@ -155,6 +155,30 @@ def test_a_pipeline_that_hangs_is_lost_at_the_deadline_of_its_steps(undisturbed)
         assert "did not come back within 0.25 s" in str(cluster.losses[0])
 
 
+@pytest.mark.parametrize(("is_excused", "patience"), [(True, "0.25"), (False, "0.50")])
+def test_only_a_step_that_was_given_up_for_nothing_makes_the_next_deadline_longer(is_excused, patience):
+    """Whoever looks after the pipeline knows whether a worker was lost indeed."""
+    hang = threading.Event()
+    with Cluster() as cluster:
+
+        def hangs_at(tokens: int):
+            return lambda _: cluster.head.status().completion_tokens < tokens or hang.wait(60)
+
+        def again(cause: Exception) -> None:
+            cluster.losses.append(cause)
+            if is_excused:
+                cluster.head.excuse()
+            cluster.attach(cost=FakeCost(1.0), wait=hangs_at((0, 60, 1 << 30)[len(cluster.losses)]))
+
+        cluster.head._on_lost = again
+        cluster.attach(cost=FakeCost(1.0), wait=hangs_at(25))
+        told(cluster.submit(*ASKED[0], count=90))
+        hang.set()
+        first, second = cluster.losses
+    assert "within 0.25 s" in str(first)
+    assert f"within {patience} s" in str(second)
+
+
 def test_what_is_rehearsed_while_a_frame_is_awaited_changes_nothing(undisturbed):
     class Rehearsing:
         """A ring under which every wait is long enough for a rehearsal."""

@@ -19,6 +19,7 @@ from typing import Self
 from hyperlane.core import Address
 
 CHUNK_BYTES = 64 << 10
+ANY_PORT = Address("127.0.0.1", 0)
 WINDOW_BYTES = 8 << 20
 """What one direction may hold; beyond it the sender feels back-pressure."""
 SPIN_S = 100e-6
@@ -37,9 +38,7 @@ class Cable:
 class Shaper:
     """A proxy in front of `target`, reached at `address`, until the block ends. Every method from any thread."""
 
-    def __init__(
-        self, target: Address, cable: Cable | None = None, seed: int = 0, listen: Address = Address("127.0.0.1", 0)
-    ) -> None:
+    def __init__(self, target: Address, cable: Cable | None = None, seed: int = 0, listen: Address = ANY_PORT) -> None:
         """Listen on a free port of loopback, or on `listen`."""
         self._target = target
         self.cable = cable or Cable()

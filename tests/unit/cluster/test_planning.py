@@ -163,6 +163,15 @@ def test_a_better_plan_is_moved_to_measured_or_with_more_workers_where_all_were_
     assert better(planning, facts, found.plan) is None
 
 
+def test_a_worker_that_comes_back_takes_part_where_all_were_asked_for_though_that_is_slower():
+    facts = made_up_cluster([FAST, FAST, SLOW])
+    running = plan(None, facts, Wishes(layers=("n0=0:4", "n1=4:8"))).plan
+    found = better(Planning(Wishes(everyone=True), Measuring(facts)), facts, running)
+    assert found is not None
+    assert len(found.plan.stages) == 3
+    assert better(Planning(FREE, Measuring(facts)), facts, running) is None
+
+
 def test_where_the_best_are_to_be_taken_nobody_moves_unmeasured_but_says_what_holds_measuring_up():
     facts = made_up_cluster([FAST, FAST, SLOW])
     running = plan(None, facts, Wishes(layers=("n2=0:8",))).plan

@@ -111,6 +111,9 @@ class KnapsackPartitioner:
         if best is None:
             raise DoesNotFit(refusal_of(problem).text())
         layout = fewest_moves(problem, self.objective, stages, best)
+        if self.everyone and len(layout) < len(best.layout):
+            # It moves less, because it leaves somebody out.
+            layout = best.layout
         choice = _choice(problem, candidate_of(problem, _kind(problem, len(layout)), layout, proved=best.proved))
         moved = moved_layers(stages, stages_of(choice.plan.stages))
         load_s = load_seconds((_bytes(move, workload.cost), load_rates[move.worker]) for move in moved)

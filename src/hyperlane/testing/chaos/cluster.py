@@ -23,14 +23,14 @@ from hyperlane.core import Address
 from hyperlane.testing.chaos.schedule import Fault, Kind
 from hyperlane.testing.shaper import Shaper
 
-READY_WITHIN_S = 60.0
+END_WITHIN_S = 15.0
 PORTS = (20000, 30000)
 """Below those that systems give to outgoing connections: a worker must find its two ports free again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerKind:
-    """What computes. `threads`: of each; `memory`: bytes each may use, 0: what is free; `step_ms`, `load_ms`: of the toy."""
+    """What computes. `step_ms`, `load_ms`: of the toy. `threads` of each; `memory`: bytes each may use, 0: all free."""
 
     engine: str = "toy"
     memory: int = 0
@@ -79,11 +79,6 @@ class Cabled:
         self._starts += 1
         self._child = Child(self._kind.command(self._listen), log, self._environ)
 
-    def wait(self) -> None:
-        """Until it is ready."""
-        assert self._child is not None
-        self._child.announcement(time.monotonic() + READY_WITHIN_S)
-
     def inflict(self, fault: Fault) -> None:
         """Let it happen; `restore` ends it."""
         process = self.process
@@ -116,7 +111,7 @@ class Cabled:
         if self._child is not None:
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(self._child.pid).resume()
-            self._child.stop(time.monotonic() + READY_WITHIN_S / 4)
+            self._child.stop(time.monotonic() + END_WITHIN_S)
         for cable in self._cables:
             cable.close()
 
@@ -134,10 +129,8 @@ class ChaosWorkers:
     """All workers of a run, and the faults that are not over."""
 
     def __init__(self, count: int, kind: WorkerKind, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
-        """Start them, and wait until they are ready."""
+        """Start them. Does not wait."""
         self.all = [Cabled(number, kind, folder, environ) for number in range(count)]
-        for worker in self.all:
-            worker.wait()
         self._open: list[tuple[float, Cabled, Fault]] = []
 
     def sound(self) -> list[Cabled]:
@@ -153,9 +146,7 @@ class ChaosWorkers:
     def tend(self, *, everything: bool = False) -> bool:
         """End what has lasted long enough, or everything; whether nothing is left."""
         now_s = time.monotonic()
-        self._open = [
-            one for one in self._open if not ((everything or one[0] <= now_s) and one[1].restore(one[2]))
-        ]
+        self._open = [one for one in self._open if not ((everything or one[0] <= now_s) and one[1].restore(one[2]))]
         return not self._open
 
     def find(self, places: Sequence[str]) -> list[Cabled]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ LONG = " ".join(f"The {thing} of the {place} is old and grey." for place in ("no
 TIMEOUT_S = 180.0
 """A request that takes longer counts as hung."""
 
+LEARNERS = 4
 NOTED_S = 0.02
 """Pauses of streams that are shorter are not noted."""
 
@@ -121,8 +123,9 @@ class Load:
 
     def learn(self) -> None:
         """Ask for every sort once, undisturbed."""
-        for sort in self._sorts:
-            self._expected[sort.name] = self._ask(-1, sort, whole=True)
+        with ThreadPoolExecutor(LEARNERS) as learners:
+            answers = learners.map(lambda sort: self._ask(-1, sort, whole=True), self._sorts)
+        self._expected = dict(zip((sort.name for sort in self._sorts), answers, strict=True))
         self.pauses.clear()
 
     def start(self, clients: int, seed: int) -> None:

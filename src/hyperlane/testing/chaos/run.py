@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import psutil
 
 from hyperlane.testing.chaos.audit import Level, levels
@@ -120,9 +118,8 @@ class Running:
 
     def status(self) -> dict[str, Any]:
         """What the head says of itself."""
-        with urllib.request.urlopen(f"{self.url}/status", timeout=WITHIN_S) as answer:
-            said: dict[str, Any] = json.load(answer)
-            return said
+        said: dict[str, Any] = httpx.get(f"{self.url}/status", timeout=WITHIN_S).raise_for_status().json()
+        return said
 
     def places(self) -> list[str]:
         """Control addresses of the plan's workers, in the order of the stages."""
@@ -181,13 +178,13 @@ class Running:
     def all_sound(self) -> None:
         """Let everything be mended, and wait until all workers are there and the head serves."""
         self.until(lambda: self.workers.tend(everything=True))
-        self.until(lambda: self.is_ready())
+        self.until(self.is_ready)
 
     def is_ready(self) -> bool:
         """Whether a token went through the running plan."""
         try:
             return bool(self.status()["ready"])
-        except urllib.error.URLError:
+        except httpx.HTTPError:
             return False
 
     def _begin_loading(self, fault: Fault) -> None:
@@ -210,13 +207,13 @@ class Running:
 def running(scene: Scene, folder: Path) -> Iterator[Running]:
     """Bring it up, and leave nothing behind. `folder`: for everybody's files."""
     with ExitStack() as parts:
-        environ = _environ(folder)
-        workers = ChaosWorkers(scene.workers, scene.kind, folder, environ)
+        workers = ChaosWorkers(scene.workers, scene.kind, folder, _environ(folder))
         parts.callback(workers.close)
         words = list(itertools.chain.from_iterable(("--worker", str(worker.address)) for worker in workers.all))
         words += ["--port", "0", "--slots", str(scene.slots), "--context", str(scene.context), "--wire", scene.wire]
         words += ["--prefix-cache", "prompts", "--no-join"]
-        head = parts.enter_context(Program("serve", scene.model, *words, home=folder / "head"))
+        environ = {"HYPERLANE_SERVE_CONNECT_TIMEOUT_S": str(WITHIN_S)}
+        head = parts.enter_context(Program("serve", scene.model, *words, home=folder / "head", environ=environ))
         url = head.wait_for("ready: ").split()[1].removesuffix("/v1")
         load = Load(f"{url}/v1", scene.model, exact=scene.is_exact)
         parts.callback(load.stop)
@@ -244,7 +241,7 @@ def run_chaos(
         here.load.start(scene.clients, seed)
         records = []
         for number, fault in enumerate(faults):
-            records.append(_one(here, fault))
+            records.append(strike_one(here, fault))
             tell(number, records[-1])
         here.all_sound()
         hung = here.load.stop()
@@ -254,7 +251,8 @@ def run_chaos(
     return Outcome(records, here.load.tally, hung, before, after, status, left)
 
 
-def _one(here: Running, fault: Fault) -> Record:
+def strike_one(here: Running, fault: Fault) -> Record:
+    """Let a fault happen and wait until all streams move again. Raises TimeoutError."""
     live, began = here.load.open(), len(here.load.pauses)
     struck, at_s = here.strike(fault)
     settled_s = here.settle(struck.worker, fault, at_s) - at_s
