@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -165,12 +166,11 @@ def main() -> None:
     facts = llama_3_8b(given.layers)
     name, _, index = given.device.partition(":")
     options = EngineOptions(device=name, device_index=int(index or 0), capture=not given.no_capture)
-    spec = StageSpec(
-        facts, Epoch(HeadId(bytes(16)), 1), 0, 1, LayerRange(0, given.layers), given.slots, given.context, 8, PROMPT
-    )
+    layers, epoch = LayerRange(0, given.layers), Epoch(HeadId(bytes(16)), 1)
+    spec = StageSpec(facts, epoch, 0, 1, layers, given.slots, given.context, os.cpu_count() or 1, PROMPT)
     begin = time.perf_counter()
     engine = load_engine(spec, RandomWeights(facts, given.type), options=options)
-    print(f"{describe_machine()}; {_card()}")
+    print(f"{describe_machine()}; {card()}")
     print(f"{facts.name}, {given.layers} layers, {given.type}; {given.slots} slots of {given.context}; {given.device}")
     print(f"made and loaded in {time.perf_counter() - begin:.1f} s", flush=True)
     bench = Bench(engine, facts, given.rounds)
@@ -181,7 +181,8 @@ def main() -> None:
         given.json.write_text(json.dumps([dataclasses.asdict(figure) for figure in figures], indent=2), "utf-8")
 
 
-def _card() -> str:
+def card() -> str:
+    """The card and its driver, as nvidia-smi names them."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, check=True, text=True).stdout.strip()

@@ -106,8 +106,11 @@ def some_texts(value: object) -> tuple[str, ...]:
 
 
 def device(value: object) -> str:
-    """A device's name."""
-    return _one_of(DEVICES, value)
+    """A device's name, and behind a colon which of them: cuda:1."""
+    name, colon, index = text(value).lower().partition(":")
+    if colon and (name in {"auto", "cpu"} or not index.isdecimal()):
+        raise ValueError("must be a device's name, or NAME:INDEX of an accelerator, as in cuda:1")
+    return _one_of(DEVICES, name) + colon + index
 
 
 def prefix_cache(value: object) -> str:

@@ -15,6 +15,7 @@ from hyperlane.errors import EngineFault, LoadFailed, ProtocolError
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.stage.loading import load_engine
+from hyperlane.stage.onnx_engine import Sessions
 from hyperlane.stage.orders import LoadProgress
 from hyperlane.store.ready_store import ReadyStore
 from hyperlane.testing.engines import ENGINE_CHECKS, STEP_TOKENS, EngineHarness
@@ -113,7 +114,8 @@ def test_a_failure_of_the_runtime_is_a_fault_with_its_cause(tiny):
         def run_with_iobinding(self, binding, options):
             raise RuntimeError("the device is gone")
 
-    session, engine._session = engine._session, Broken()
+    session = engine._sessions.usual
+    engine._sessions = Sessions(Broken())
     engine.input_buffer((Row(0, 0, 2),))[:] = bytes(8)
     with pytest.raises(EngineFault, match="the device is gone") as fault:
         engine.step((Row(0, 0, 2),))

@@ -29,6 +29,7 @@ class StageShape:
 
     `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
     family allows it. `precision_in`, `precision_out`: of hidden states. `top_parts`: see `candidates`.
+    `fused_gate`: the device has `GatedRMSNorm`, and the weights of gates are held apart.
     """
 
     facts: ModelFacts
@@ -43,6 +44,7 @@ class StageShape:
     precision_in: Precision = Precision.RAW
     precision_out: Precision = Precision.RAW
     top_parts: int = 1
+    fused_gate: bool = False
 
     @property
     def numbers(self) -> Numbers:

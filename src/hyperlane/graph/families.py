@@ -13,6 +13,9 @@ from hyperlane.graph.llama import LlamaDecoder
 
 FAMILIES: Mapping[str, type[Decoder]] = {"llama": LlamaDecoder, "gemma3": Gemma3Decoder}
 
+FUSED_GATES = frozenset({"llama"})
+"""Families whose gate is a SiLU, which `StageShape.fused_gate` is for."""
+
 
 def build_stage(shape: StageShape, weights: Sequence[TensorProto]) -> bytes:
     """The serialised ONNX model of a stage; `weights` are its initialisers, usually pointers to external data.

@@ -36,8 +36,12 @@ class Matmuls:
         forms = self._forms[path]
         if len(forms) == 1:
             return self._part(x, path, forms[0])
-        parts = [self._part(x, f"{part_path(path, i)}/part", form, part_path(path, i)) for i, form in enumerate(forms)]
-        return self._graph.node("Concat", parts, path, axis=-1)
+        return self._graph.node("Concat", self.apart(x, path), path, axis=-1)
+
+    def apart(self, x: str, path: str) -> list[str]:
+        """As `matmul`, the parts' products as they are: [..., rows of a part] each."""
+        parts = [part_path(path, index) for index in range(len(self._forms[path]))]
+        return [self._part(x, f"{name}/part", form, name) for name, form in zip(parts, self._forms[path], strict=True)]
 
     def bare(self, x: str, path: str, form: MatrixForm) -> str:
         """The one operator that holds the weights of a part; x [..., packed_columns]."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +44,29 @@ class ExpectingSource(Protocol):
     def expect(self, names: Sequence[str]) -> None:
         """Say which tensors will be read, in which order; others are fetched when they are read."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneAtATime:
+    """Implements `TensorSource` for several threads over a source that is for one: it is asked by one at a time."""
+
+    source: TensorSource
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def info(self, name: str) -> TensorInfo | None:
+        """See `TensorSource`."""
+        with self._guard:
+            return self.source.info(name)
+
+    def names(self) -> Sequence[str]:
+        """See `TensorSource`."""
+        with self._guard:
+            return self.source.names()
+
+    def read(self, name: str) -> npt.NDArray[np.uint8]:
+        """See `TensorSource`."""
+        with self._guard:
+            return self.source.read(name)
 
 
 @dataclass(frozen=True, slots=True)

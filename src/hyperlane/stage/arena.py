@@ -37,6 +37,12 @@ class KvArena:
             entries.copy(source, destination, count)
 
 
+def kv_bytes(spec: StageSpec, value_bytes: int = 2) -> int:
+    """Bytes of a stage's arena, of float16 by default."""
+    facts = spec.model
+    return 2 * len(spec.layers) * spec.slots * positions(spec) * facts.kv_heads * facts.head_dim * value_bytes
+
+
 def positions(spec: StageSpec) -> int:
     """Entries of a slot: its context and a spare one."""
     return spec.context + 1

@@ -43,6 +43,14 @@ class IoBinding(Protocol):
     ) -> None: ...
 
 
+class Session(Protocol):
+    """ONNX Runtime's InferenceSession, as far as it is used."""
+
+    def io_binding(self) -> IoBinding: ...
+
+    def run_with_iobinding(self, iobinding: IoBinding, run_options: object) -> None: ...
+
+
 class RunShape(NamedTuple):
     """All that a binding depends on. `slot` and `batch`: the KV entries; `tokens`: of each row.
 
@@ -78,9 +86,10 @@ class Binding:
     They share one block, what goes in before what comes out, so that each way is one copy to a device.
     """
 
-    def __init__(self, io: IoBinding, shape: RunShape, memory: Memory, options: object, vocab: int) -> None:
-        """Bind to `memory`; `options` are what the runtime runs it with."""
-        self.io = io
+    def __init__(self, session: Session, shape: RunShape, memory: Memory, options: object, vocab: int) -> None:
+        """Bind to `memory`; `session` and `options` are what it is run by."""
+        self.session = session
+        self.io = session.io_binding()
         self.shape = shape
         self.options = options
         self._vocab = vocab

@@ -197,6 +197,10 @@ class CudaMemory:
         """See `Memory`."""
         self._calls("cudaStreamSynchronize", self._stream)
 
+    def room(self) -> tuple[int, int]:
+        """See `Memory`."""
+        return device_memory(self.index)
+
     def close(self) -> None:
         """See `Memory`."""
         owned, self._owned = self._owned, []

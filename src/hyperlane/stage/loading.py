@@ -6,6 +6,7 @@ import logging
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,11 @@ from onnx import TensorProto
 from hyperlane.core import StageSpec
 from hyperlane.graph.candidates import parts_of
 from hyperlane.graph.decoder import StageShape
-from hyperlane.graph.families import build_stage
+from hyperlane.graph.families import FUSED_GATES, build_stage
 from hyperlane.graph.forms import Forms, MatrixForm
 from hyperlane.graph.numbers import Numbers
 from hyperlane.models.layout import EMBEDDING_UNIT, UnitLayout, embedding_layout, layer_layout, output_layout
-from hyperlane.models.weights import ExpectingSource, TensorSource
+from hyperlane.models.weights import ExpectingSource, OneAtATime, TensorSource
 from hyperlane.stage.arena import positions
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.initialisers import given, mapped
@@ -41,6 +42,9 @@ STARTING = "starting"
 
 CHECKED = 2
 """Units at the beginning of a stage whose packed weights are checked; a runtime uses all of them or none."""
+
+GATES = ("ffn/gate_up",)
+"""Matrices whose tensors are multiplied apart where one operator does what comes then."""
 
 ReportProgress = Callable[[LoadProgress], None]
 
@@ -106,8 +110,9 @@ class Assembly:
 
     def read(self, layout: UnitLayout) -> UnitWeights:
         """Read and convert the weights of a unit."""
-        read = read_embedding if layout.name == EMBEDDING_UNIT else read_unit
-        return read(self.source, layout, self.options.offsets)
+        if layout.name == EMBEDDING_UNIT:
+            return read_embedding(self.source, layout, self.options.offsets)
+        return read_unit(self.source, layout, self.options.offsets, GATES if self._fused_gate else ())
 
     def expect(self, layouts: Iterable[UnitLayout]) -> None:
         """Tell a source that fetches what will be read of it."""
@@ -123,6 +128,26 @@ class Assembly:
             yield layout
         self.progress(LoadProgress(STARTING))
 
+    def read_all(self) -> Iterator[UnitWeights]:
+        """All units in their order, converted side by side, each reported when it is done."""
+        alone = replace(self, source=OneAtATime(self.source))
+        wanted = units(self.spec)
+        with ThreadPoolExecutor(max(1, self.spec.threads), "convert") as pool:
+            begun = [pool.submit(alone.read_typed, layout) for layout in wanted]
+            try:
+                for done, unit in enumerate(begun):
+                    self.progress(LoadProgress(CONVERTING, done, len(wanted)))
+                    yield unit.result()
+            finally:
+                for unit in begun:
+                    unit.cancel()
+        self.progress(LoadProgress(STARTING))
+
+    def read_typed(self, layout: UnitLayout) -> UnitWeights:
+        """As `read`, every array in the type that its operator takes it in."""
+        unit = self.read(layout)
+        return replace(unit, arrays=in_types(unit.arrays, self.numbers))
+
     def graph(self, forms: Forms, initialisers: Sequence[TensorProto]) -> bytes:
         """The stage's graph."""
         shape = StageShape(
@@ -137,9 +162,14 @@ class Assembly:
             half=provider_of(self.options.device).half,
             precision_in=self.spec.precision_in,
             precision_out=self.spec.precision_out,
+            fused_gate=self._fused_gate,
             top_parts=parts_of(self.spec.model.vocab) if provider_of(self.options.device).searches_parts else 1,
         )
         return build_stage(shape, initialisers)
+
+    @property
+    def _fused_gate(self) -> bool:
+        return provider_of(self.options.device).fused_gate and self.spec.model.family in FUSED_GATES
 
     @property
     def numbers(self) -> Numbers:
@@ -208,9 +238,8 @@ def _load_arrays(order: Assembly) -> Engine:
     order.expect(units(order.spec))
     arrays: dict[str, TypedArray] = {}
     forms: dict[str, tuple[MatrixForm, ...]] = {}
-    for layout in order.counted():
-        unit = order.read(layout)
-        arrays |= in_types(unit.arrays, order.numbers)
+    for unit in order.read_all():
+        arrays |= unit.arrays
         forms |= unit.forms
     graph = order.graph(forms, [given(name, array) for name, array in arrays.items()])
     return onnx_sessions.start(order.spec, graph, arrays, order.options)

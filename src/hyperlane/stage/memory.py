@@ -87,6 +87,10 @@ class Memory(Protocol):
         """Until all runs and copies are done."""
         ...
 
+    def room(self) -> tuple[int, int]:
+        """Free and all bytes of it; zeros where that is nobody's question."""
+        ...
+
     def close(self) -> None:
         """Free the device's memory. Idempotent."""
         ...
@@ -156,6 +160,10 @@ class HostMemory:
 
     def wait(self) -> None:
         """See `Memory`."""
+
+    def room(self) -> tuple[int, int]:
+        """See `Memory`."""
+        return 0, 0
 
     def close(self) -> None:
         """See `Memory`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import onnxruntime as ort
@@ -27,6 +28,25 @@ from hyperlane.stage.runs import Batch, Piece, batches, bucket, pieces, run_toke
 
 NOT_CAPTURED = "-1"
 """ONNX Runtime's graph id for a run that is to be neither captured nor replayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """What computes a stage's graph. `many`: other kernels over the same entries, for batches of `many_from` and more.
+
+    `least`: smaller captured batches are padded to so many rows.
+    """
+
+    usual: ort.InferenceSession
+    many: ort.InferenceSession | None = None
+    many_from: int = 0
+    least: int = 1
+
+    def of(self, shape: RunShape) -> ort.InferenceSession:
+        """Which of them runs a shape."""
+        if self.many is not None and shape.captured and shape.batch >= self.many_from:
+            return self.many
+        return self.usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +81,23 @@ class OnnxEngine:
     def __init__(
         self,
         spec: StageSpec,
-        session: ort.InferenceSession,
+        sessions: Sessions,
         options: EngineOptions,
         memory: Memory,
         keep: object = None,
     ) -> None:
-        """Take over a session that computes in `memory`; `keep` is what must live as long as it."""
+        """Take over sessions that compute in `memory`; `keep` is what must live as long as they."""
         self._spec = spec
         self._keep = keep
-        self._session: ort.InferenceSession | None = session
+        self._sessions: Sessions | None = sessions
         row, numbers = provider_of(options.device), numbers_of(options, spec.model.family)
         self._memory = memory
         self._captures = options.capture and memory.captures
         self._graphs = itertools.count()
         self._parts = parts_of(spec.model.vocab) if row.searches_parts else 1
-        self._least_wanted = 1 if self._parts > 1 else 0  # parts of nothing cannot be joined
-        self._least_rows = row.least_rows
+        # Parts of nothing cannot be joined, and nothing cannot be gated.
+        self._least_wanted = 1 if self._parts > 1 or row.fused_gate else 0
+        self._least_rows = sessions.least
         self._run_tokens = row.run_tokens or run_tokens(spec.model)
         self._element = element_of(numbers)
         self._arena = KvArena.make(spec, memory, half=numbers.cache_dtype == np.float16)
@@ -106,7 +127,6 @@ class OnnxEngine:
 
     def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
         """See `Engine`."""
-        self._answers.begin(rows)
         self._begun.clear()
         direct = _is_slot_range(rows)
         if self._spec.is_first:
@@ -116,6 +136,7 @@ class OnnxEngine:
                 self._run_piece(rows, piece)
             for batch in batches(rows):
                 self._run_batch(rows, batch, direct)
+            self._answers.begin(rows)
             self._memory.wait()
         except ORT_ERRORS as error:
             raise EngineFault(f"the engine failed on layers {self._spec.layers}: {error}") from error
@@ -124,6 +145,27 @@ class OnnxEngine:
         if self._spec.is_last:
             return (self._answers.payload(),)
         return (self._hidden_out(rows, direct),)
+
+    def warm_up(self) -> None:
+        """Run what a device prepares at the first time: steps of the usual batches, prompts; nothing of it stays.
+
+        Raises:
+            EngineFault: the device failed.
+
+        """
+        spec = self._spec
+        batches = takewhile(lambda count: count <= spec.slots, (1 << bit for bit in range(16)))
+        for rows in (*([Row(slot, 0, 1, (0,)) for slot in range(count)] for count in (*batches, spec.slots)),):
+            self._try(rows)
+        longest = min(spec.context, spec.max_step_tokens, self._run_tokens)
+        for count in {2, longest}:
+            self._try([Row(0, 0, count, (count - 1,))] if count > 1 else [Row(0, 0, 1, (0,))])
+        self._lengths = SlotLengths(spec.slots)
+
+    def _try(self, rows: Sequence[Row]) -> None:
+        if sum(row.count for row in rows) <= min(self._spec.max_step_tokens, self._spec.context * len(rows)):
+            self.input_buffer(rows)[:] = bytes(len(self.input_buffer(rows)))
+            self.step(rows)
 
     def copy(self, source: int, destination: int, count: int) -> None:
         """See `Engine`."""
@@ -134,7 +176,7 @@ class OnnxEngine:
         """See `Engine`."""
         self._begun.clear()
         self._bindings.clear()
-        self._session = None
+        self._sessions = None
         self._keep = None
         self._memory.close()
 
@@ -200,9 +242,8 @@ class OnnxEngine:
                 question.inverse_temperature[one.line, 0] = 1.0 / one.row.temperature
                 extra = one.row.extra_ids
                 question.extra[one.line, : len(extra)] = [one.line * vocab + token for token in extra]
-        assert self._session is not None
         binding.push()
-        self._session.run_with_iobinding(binding.io, binding.options)
+        binding.session.run_with_iobinding(binding.io, binding.options)
         binding.pull()
         self._begun.append(run)
 
@@ -245,11 +286,10 @@ class OnnxEngine:
         )
 
     def _bind(self, shape: RunShape) -> Binding:
-        assert self._session is not None
+        assert self._sessions is not None
         spec, buffers = self._spec, self._buffers
-        binding = Binding(
-            self._session.io_binding(), shape, self._memory, self._run_options(shape.captured), spec.model.vocab
-        )
+        session = self._sessions.of(shape)
+        binding = Binding(session, shape, self._memory, self._run_options(shape.captured), spec.model.vocab)
         binding.bind_cache(self._arena)
         source, target = (
             (buffers.slots_in, buffers.slots_out) if shape.at < 0 else (buffers.frame_in, buffers.frame_out)

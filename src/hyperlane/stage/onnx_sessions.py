@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ import onnx
 import onnxruntime as ort
 
 from hyperlane.core import StageSpec
-from hyperlane.errors import LoadFailed
+from hyperlane.errors import EngineFault, LoadFailed
+from hyperlane.stage.arena import kv_bytes
 from hyperlane.stage.cuda import CudaError, CudaMemory
 from hyperlane.stage.initialisers import read_packed
 from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
-from hyperlane.stage.onnx_engine import OnnxEngine
+from hyperlane.stage.onnx_engine import OnnxEngine, Sessions
 from hyperlane.stage.onnx_errors import ORT_ERRORS
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import Provider, provider_of
@@ -28,8 +29,14 @@ from hyperlane.store.ready_store import UNFINISHED
 
 RUNTIME = f"onnxruntime {ort.__version__}"
 
-MANY_ROWS = "ORT_FPA_INTB_GEMM"
-"""What ONNX Runtime reads when a session is made; there is no option for it."""
+MANY_ROWS = "ep.cuda.fpa_intb_gemm"
+"""CUDA's 4-bit kernels for a few rows: they hold the weights in another order, so it is all of a session or nothing."""
+
+TRIED_ROWS = "ep.cuda.fpa_intb_profile_m"
+"""Numbers of rows for which those kernels are timed when a session is made, to choose among them."""
+
+LEFT = 4
+"""Weights are held twice only where a quarter of the device's memory stays free."""
 
 ERROR_SEVERITY = 3
 """ONNX Runtime's number for logging errors and worse."""
@@ -38,27 +45,84 @@ ERROR_SEVERITY = 3
 def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], options: EngineOptions) -> OnnxEngine:
     """An engine for a serialised graph whose external initialisers are `arrays`.
 
+    Where a device has kernels for many rows, and room for the weights in their order beside the usual one, both are
+    made; if there is no room for both, those for many rows where there are several slots.
+
     Raises:
         LoadFailed: ONNX Runtime refused the graph, or the device has no room.
 
     """
-    settings = _settings(spec.threads, options)
-    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    settings.add_external_initializers(list(arrays), values)
     row = provider_of(options.device)
     memory = _memory(row, options)
-    if row.many_rows_kernels:
-        os.putenv(MANY_ROWS, row.many_rows_kernels if spec.slots > 1 else "0")
+    making = _Making(spec, model, [*arrays], [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()], options)
     try:
         # A device has copied the weights; on the host those that were given are what is used.
-        keep = (values, arrays) if isinstance(memory, HostMemory) else None
-        return OnnxEngine(spec, _session(model, settings, _providers(row, options, memory)), options, memory, keep)
-    except ORT_ERRORS as error:
+        keep = (making.values, arrays) if isinstance(memory, HostMemory) else None
+        engine = OnnxEngine(spec, _sessions(making, row, memory, arrays), options, memory, keep)
+        if memory.captures:
+            engine.warm_up()
+    except _FAILURES as error:
         memory.close()
-        raise LoadFailed(f"{options.device} has no room for layers {spec.layers}: {error}") from error
-    except LoadFailed:
+        raise LoadFailed(_refusal(making, memory, arrays, error)) from error
+    except LoadFailed as error:
         memory.close()
-        raise
+        raise LoadFailed(_refusal(making, memory, arrays, error)) from error
+    return engine
+
+
+def _refusal(making: _Making, memory: Memory, arrays: Mapping[str, TypedArray], error: Exception) -> str:
+    """What did not fit, or went wrong otherwise; the memory is free again by now."""
+    spec, device = making.spec, f"{making.options.device}:{making.options.device_index}"
+    weights, (free, total) = sum(array.nbytes for array in arrays.values()), memory.room()
+    return (
+        f"layers {spec.layers} could not be loaded on {device}: weights take {_mib(weights)}, {spec.slots} slots of "
+        f"{spec.context} tokens {_mib(kv_bytes(spec))}, and computing takes some; without them {_mib(free)} of "
+        f"{_mib(total)} are free. Use fewer slots or a shorter context (--slots, --context), fewer layers here, or end "
+        f"what else uses the device. It said: {error}"
+    )
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.0f} MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What sessions of one stage are made of."""
+
+    spec: StageSpec
+    model: bytes
+    names: Sequence[str]
+    values: Sequence[ort.OrtValue]
+    options: EngineOptions
+
+    def session(self, row: Provider, memory: Memory, tried: Sequence[int] | None = None) -> ort.InferenceSession:
+        """A session; `tried`: with the kernels for many rows, timed for so many."""
+        settings = _settings(self.spec.threads, self.options)
+        settings.add_external_initializers(list(self.names), list(self.values))
+        if row.many_rows_from:
+            settings.add_session_config_entry(MANY_ROWS, "0" if tried is None else "1")
+            settings.add_session_config_entry(TRIED_ROWS, ",".join(map(str, tried or [1])))
+        return _session(self.model, settings, _providers(row, self.options, memory))
+
+
+def _sessions(making: _Making, row: Provider, memory: Memory, arrays: Mapping[str, TypedArray]) -> Sessions:
+    spec = making.spec
+    if not row.many_rows_from or spec.slots < 2 or not making.options.capture:
+        return Sessions(making.session(row, memory))
+    weights = sum(array.nbytes for array in arrays.values())
+    free, total = memory.room()
+    if spec.slots < row.many_rows_from or free - 2 * weights - kv_bytes(spec) < total // LEFT:
+        least = min(row.least_rows, spec.slots)
+        return Sessions(making.session(row, memory, _tried_rows(spec, least, all_prompts=True)), least=least)
+    many = making.session(row, memory, _tried_rows(spec, row.many_rows_from))
+    return Sessions(making.session(row, memory), many, row.many_rows_from)
+
+
+def _tried_rows(spec: StageSpec, least: int, *, all_prompts: bool = False) -> list[int]:
+    """The row counts of decode steps, which are powers of two from `least` on; and of prompts, if they are run so."""
+    most = max(2 * spec.slots - 1, spec.max_step_tokens if all_prompts else 0)
+    return [count for count in (1 << bit for bit in range(16)) if least <= count <= most]
 
 
 def start_mapped(spec: StageSpec, model: bytes, root: Path, options: EngineOptions) -> OnnxEngine:
@@ -70,7 +134,7 @@ def start_mapped(spec: StageSpec, model: bytes, root: Path, options: EngineOptio
     """
     settings = _settings(spec.threads, options)
     settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
-    return OnnxEngine(spec, _session(model, settings), options, HostMemory())
+    return OnnxEngine(spec, Sessions(_session(model, settings)), options, HostMemory())
 
 
 def _memory(row: Provider, options: EngineOptions) -> Memory:
@@ -101,6 +165,9 @@ def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[st
         "use_tf32": "0",  # a packed link's bytes are sums of whole numbers of up to 22 bits
     }
     return [(row.ort_name, settings), "CPUExecutionProvider"]
+
+
+_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, EngineFault)
 
 
 class OnnxPacker:

@@ -36,8 +36,9 @@ class Provider:
     `half`: activations and KV entries are float16 (the residual stream where the family allows it); `offsets`: form
     of weights with offsets, None for what is asked; `run_tokens`: of a row computed at a time, 0 for what
     `runs.run_tokens` says; `searches_parts`: its TopK and Softmax are slow on one long row;
-    `many_rows_kernels`: which of its 4-bit kernels are for a few rows rather than one, taken where there are slots;
-    `least_rows`: one row is padded to so many in a captured step, which these kernels compute faster than one.
+    `many_rows_from`: it has 4-bit kernels for so many rows and more, 0 for none; see `onnx_sessions.start`;
+    `fused_gate`: it has `GatedRMSNorm`;
+    `least_rows`: fewer rows are padded to so many in a captured step of these kernels, which are slower for one.
     """
 
     name: str
@@ -52,8 +53,9 @@ class Provider:
     offsets: BlockOffsets | None = None
     run_tokens: int = 0
     searches_parts: bool = False
-    many_rows_kernels: str = ""
+    many_rows_from: int = 0
     least_rows: int = 1
+    fused_gate: bool = False
 
 
 PROVIDERS = (
@@ -69,8 +71,9 @@ PROVIDERS = (
         offsets=BlockOffsets.EXACT,
         run_tokens=2048,
         searches_parts=True,
-        many_rows_kernels="1",
+        many_rows_from=3,
         least_rows=4,
+        fused_gate=True,
     ),
     Provider(
         name="webgpu",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
@@ -48,8 +48,10 @@ class UnitWeights:
     to_fold: Mapping[str, QuantMatrix] = field(default_factory=dict)
 
 
-def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -> UnitWeights:
-    """Read and convert the tensors of a unit.
+def read_unit(
+    source: TensorSource, layout: UnitLayout, offsets: BlockOffsets, apart: Collection[str] = ()
+) -> UnitWeights:
+    """Read and convert the tensors of a unit; those of matrices whose paths end like one of `apart` are not joined.
 
     Raises:
         MalformedModel, UnsupportedModel, TransferError: as the source and the conversion do.
@@ -61,7 +63,7 @@ def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -
     for part in layout.matrices:
         matrices = [
             (part_path(part.path, index), matrix)
-            for index, matrix in enumerate(_matrices(source, part, offsets, layout.weights))
+            for index, matrix in enumerate(_matrices(source, part, offsets, layout.weights, join=_joins(part, apart)))
         ]
         forms[part.path] = tuple(_store(arrays, path, matrix, offsets) for path, matrix in matrices)
         if offsets is BlockOffsets.FOLDED:
@@ -88,15 +90,21 @@ def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffse
     return UnitWeights(arrays, {part.path: (form,)})
 
 
-def _matrices(source: TensorSource, part: MatrixPart, offsets: BlockOffsets, weights: WeightForm) -> list[Matrix]:
-    """The part's tensors, neighbours of one form joined to one matrix."""
+def _joins(part: MatrixPart, apart: Collection[str]) -> bool:
+    return not part.path.endswith(tuple(apart))
+
+
+def _matrices(
+    source: TensorSource, part: MatrixPart, offsets: BlockOffsets, weights: WeightForm, *, join: bool
+) -> list[Matrix]:
+    """The part's tensors, neighbours of one form joined to one matrix if that is wanted."""
     joined: list[Matrix] = []
     for tensor, heads in zip(part.tensors, part.rotated_heads, strict=True):
         info, raw = _tensor(source, tensor)
         matrix: Matrix = matrix_form(info, raw, exact=offsets is not BlockOffsets.WIDE, weights=weights)
         if heads:
             matrix = _unpermuted(matrix, heads)
-        if joined and _alike(joined[-1], matrix):
+        if join and joined and _alike(joined[-1], matrix):
             joined[-1] = _join(joined[-1], matrix)
         else:
             joined.append(matrix)

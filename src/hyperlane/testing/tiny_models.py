@@ -35,6 +35,7 @@ class TinyModel:
     (`{"attn_v": "Q6_K"}`). `vocab` 0: as many words as the tokenizer has; more are padded with unused ones.
     `head_dim` 0: hidden / heads. `tied` None: as the family does it (gemma3 is tied, llama not).
     `rope_factors`: Llama 3's `rope_freqs.weight`. `window` and `global_every` are read for gemma3 only.
+    `distinct_rows`: a matrix repeats so many rows, so that a model of any size is written soon; 0 for no repetition.
     """
 
     family: str = "llama"
@@ -55,6 +56,7 @@ class TinyModel:
     window: int = 16
     global_every: int = 2
     tokenizer_pre: str = "smollm"
+    distinct_rows: int = 0
 
     @property
     def head_size(self) -> int:
@@ -180,7 +182,9 @@ def _add_tensor(writer: GGUFWriter, model: TinyModel, name: str, shape: tuple[in
         writer.add_tensor(name, _vector(name, shape[0], random))
         return
     spread = {"output.weight": 3.0, "token_embd.weight": 0.5 if model.is_tied else 3.0}.get(name, 1.0)
-    raw = random_matrix(kind, shape[0], shape[1], std=spread / shape[1] ** 0.5, random=random)
+    rows = min(shape[0], model.distinct_rows or shape[0])
+    raw = random_matrix(kind, rows, shape[1], std=spread / shape[1] ** 0.5, random=random)
+    raw = np.tile(raw, (-(-shape[0] // rows), 1))[: shape[0]] if rows < shape[0] else raw
     writer.add_tensor(name, raw, raw_shape=raw.shape, raw_dtype=GGMLQuantizationType[kind])
 
 
