@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -28,12 +26,11 @@ from hyperlane.api.info import (
     report_status,
     retrieve_model,
 )
-from hyperlane.api.schema import ChatRequest, CompletionRequest
+from hyperlane.api.openapi import answers, describe, generates
 from hyperlane.config import ApiConfig
 from hyperlane.core import TextGenerator
 from hyperlane.errors import HyperlaneError
 
-_REFERENCE = "#/components/schemas/{model}"
 _LOCAL_ORIGIN = r"[a-z][a-z0-9+.-]*://(localhost|[a-z0-9-]+\.localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _CORS_AGE_S = 24 * 3600
 
@@ -56,44 +53,44 @@ def create_app(generator: TextGenerator, config: ApiConfig, aliases: Sequence[st
     _add_cors(app, config)
     if is_loopback(config.host) and not config.asks_for_key and "*" not in config.hosts:
         app.add_middleware(HostGuard, hosts=config.hosts)
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    app.openapi = functools.cache(lambda: describe(app, [edge.model]))  # type: ignore[method-assign]
     return app
 
 
 def _add_routes(app: FastAPI, edge: Edge) -> None:
-    @app.post("/v1/chat/completions", openapi_extra=_body("ChatRequest"), tags=["generate"])
+    @app.post("/v1/chat/completions", openapi_extra=generates("ChatRequest", "ChatCompletion"), tags=["generate"])
     async def chat_completions(request: Request) -> Response:
         return await create_chat_completion(edge, request)
 
-    @app.post("/v1/completions", openapi_extra=_body("CompletionRequest"), tags=["generate"])
+    @app.post("/v1/completions", openapi_extra=generates("CompletionRequest", "Completion"), tags=["generate"])
     async def completions(request: Request) -> Response:
         return await create_completion(edge, request)
 
-    @app.get("/v1/models", tags=["models"])
+    @app.get("/v1/models", openapi_extra=answers("ModelList"), tags=["models"])
     async def models() -> Response:
         return JSONResponse(list_models(edge))
 
-    @app.get("/v1/models/{name:path}", tags=["models"])
+    @app.get("/v1/models/{name:path}", openapi_extra=answers("Model", 404), tags=["models"])
     async def model(name: str) -> Response:
         return JSONResponse(retrieve_model(edge, name))
 
-    @app.get("/health", tags=["server"])
+    @app.get("/health", openapi_extra=answers(), tags=["server"])
     async def health() -> Response:
         return JSONResponse({"status": "ok"})
 
-    @app.get("/ready", tags=["server"])
+    @app.get("/ready", openapi_extra=answers(None, 503), tags=["server"])
     async def ready() -> Response:
         return report_readiness(edge)
 
-    @app.get("/status", tags=["server"])
+    @app.get("/status", openapi_extra=answers(None, 503), tags=["server"])
     async def status() -> Response:
         return report_status(edge)
 
-    @app.get("/metrics", tags=["server"])
+    @app.get("/metrics", openapi_extra=answers(None, 503, media="text/plain"), tags=["server"])
     async def metrics() -> Response:
         return report_metrics(edge)
 
-    @app.get("/", tags=["server"])
+    @app.get("/", openapi_extra=answers(), tags=["server"])
     async def root() -> Response:
         return JSONResponse(describe_server(edge))
 
@@ -109,19 +106,3 @@ def _add_cors(app: FastAPI, config: ApiConfig) -> None:
         expose_headers=("x-request-id", "retry-after"),
         max_age=_CORS_AGE_S,
     )
-
-
-def _body(name: str) -> dict[str, Any]:
-    """Bodies are read by `body.read_body`, which FastAPI does not see."""
-    schema = {"$ref": _REFERENCE.format(model=name)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        kinds = [(ChatRequest, "validation"), (CompletionRequest, "validation")]
-        _, bodies = models_json_schema(kinds, ref_template=_REFERENCE)  # type: ignore[arg-type]
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
-        app.openapi_schema = schema
-    return app.openapi_schema
