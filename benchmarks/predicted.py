@@ -283,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=("programmed", "real"))
     parser.add_argument("--only", nargs="*", help="names of clusters")
-    parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--repetitions", type=int, default=2, help="of each workload, of which the median counts")
     parser.add_argument("--every", action="store_true", help="a line for each run, not for each cluster")
     parser.add_argument("--json", type=Path, help="keep the figures in this file, beside those that it has")
     given = parser.parse_args()

@@ -8,7 +8,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperlane.core import Failed, Finished, GenerationRequest, SamplingParams, TextDelta, TextGenerator
 
@@ -82,7 +82,7 @@ async def _read(generator: TextGenerator, request: GenerationRequest) -> Arrival
     return Arrivals(tuple(times))
 
 
-async def _run(generator: TextGenerator, workload: Workload, rng: random.Random) -> Sample:
+async def _run(generator: TextGenerator, workload: Workload, rng: random.Random, *, primed: bool) -> Sample:
     requests = [
         GenerationRequest(
             request_id=f"bench-{number}",
@@ -93,6 +93,9 @@ async def _run(generator: TextGenerator, workload: Workload, rng: random.Random)
         )
         for number in range(workload.streams)
     ]
+    if primed:
+        firsts = (replace(request, request_id=f"{request.request_id}-first", max_tokens=1) for request in requests)
+        await asyncio.gather(*(_read(generator, request) for request in firsts))
     began = time.perf_counter()
     streams = await asyncio.gather(*(_read(generator, request) for request in requests))
     return sample_of(streams, began, workload.streams * workload.prompt_tokens)
@@ -111,11 +114,13 @@ def sample_of(streams: Sequence[Arrivals], began: float, prompt_tokens: int) -> 
     )
 
 
-def run_workload(generator: TextGenerator, workload: Workload, seed: int = 0) -> Sample:
+def run_workload(generator: TextGenerator, workload: Workload, seed: int = 0, *, primed: bool = False) -> Sample:
     """Run once, with prompts that no run of this process had before: no slot holds their beginning.
+
+    `primed`: that the slots hold them is seen to before, so that all streams decode at once from the beginning.
 
     Raises:
         HyperlaneError: a request was refused or failed.
 
     """
-    return asyncio.run(_run(generator, workload, random.Random(f"{seed} {next(_runs)}")))
+    return asyncio.run(_run(generator, workload, random.Random(f"{seed} {next(_runs)}"), primed=primed))
