@@ -72,7 +72,7 @@ def test_a_transfer_killed_at_a_random_moment_goes_on_where_it_was(served, tmp_p
     moved = read_result(ran.stdout)
     assert moved.sources == {"cache": had * PIECE_BYTES, "peer": NBYTES - had * PIECE_BYTES}
     theirs, ours = TensorStore(tmp_path / "theirs"), TensorStore(mine)
-    for name in theirs.names(MODEL):
+    for name in theirs.digests(MODEL):
         assert ours.path(MODEL, name).read_bytes() == theirs.path(MODEL, name).read_bytes()
     assert not list(mine.rglob("*.part"))
 

@@ -10,7 +10,8 @@ import logging
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -27,6 +28,7 @@ from hyperlane.store.ready_store import ABOUT
 log = logging.getLogger(__name__)
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16,128}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 1 << 20
 
 
@@ -64,10 +66,15 @@ class TensorStore:
         path = self.path(model, place.info.name)
         return open_partial(path, place)
 
-    def names(self, model: str) -> Sequence[str]:
-        """The whole tensors of a model, in no order."""
-        folder = self.folder(model)
-        return [unquote(path.name.removesuffix(WHOLE)) for path in folder.glob(f"*{WHOLE}")]
+    def digests(self, model: str) -> Mapping[str, str]:
+        """The whole tensors of a model by name, in no order, with the digest that each had when it came."""
+        found = {}
+        for path in self.folder(model).glob(f"*{WHOLE}"):
+            with suppress(OSError, UnicodeDecodeError):  # it is being removed, or was damaged: then nobody is given it
+                digest = beside(path, DIGEST).read_text(encoding="ascii")
+                if _DIGEST.fullmatch(digest):
+                    found[unquote(path.name.removesuffix(WHOLE))] = digest
+        return found
 
     def use(self, model: str, name: str) -> None:
         """A model is used now; `name` is what people call it."""

@@ -289,6 +289,71 @@ def test_the_hub_is_spared_while_the_head_has_the_file(serve, fetcher):
     assert file.read_bytes == 0
 
 
+# --- a model that only the hub has, and peers that took it from there ----------------------------------------
+
+
+@pytest.fixture
+def peer(serve, fetcher, tmp_path):
+    """A worker that has some tensors; `wrong`: and says, as if they were right, that their bytes are others."""
+    count = iter(range(9))
+
+    def make(*names: str, wrong: bool = False) -> Watched:
+        theirs = TensorStore(tmp_path / f"peer-{next(count)}")
+        memory = Memory(wrong=names if wrong else ())
+        places = {name: replace(place, digest="") for name, place in Memory().places().items()}
+        transfer = fetcher(at(serve(Watched(FileShelf(MODEL, memory)))), store=theirs, places=places)
+        for place in places.values():
+            if place.info.name in names:
+                part = theirs.partial(MODEL, place)
+                for piece in pieces.pieces_of(place.info.name, place.info.nbytes):
+                    part.write(
+                        piece, memory.read(place.info.name)[piece.offset : piece.offset + piece.length].tobytes()
+                    )
+                part.publish(part.digest())
+        transfer.close()
+        return Watched(StoreShelf(theirs.root), "")
+
+    return make
+
+
+def test_what_a_peer_took_from_the_hub_comes_from_the_peer_and_the_rest_from_the_hub(serve, fetcher, peer):
+    file, places = hub()
+    holder = peer("large", "last")
+    transfer = fetcher(at(serve(holder), SourceKind.PEER, ""), HubSource("the hub", [file], places), places=places)
+    fetch_all(transfer)
+    assert dict(transfer.moved().sources)["peer"] == SIZES["large"] + SIZES["last"]
+    assert file.read_bytes == sum(SIZES.values()) - SIZES["large"] - SIZES["last"]
+
+
+def test_bytes_that_are_not_what_their_peer_says_come_from_the_hub_instead(serve, fetcher, peer, caplog):
+    file, places = hub()
+    holder = peer("large")
+    honest = holder._shelf.held(MODEL)
+    holder._shelf.held = lambda _model: {name: "ab" * 32 for name in honest}
+    transfer = fetcher(at(serve(holder), SourceKind.PEER, ""), HubSource("the hub", [file], places), places=places)
+    fetch_all(transfer, ("large",))
+    assert holder.asked
+    assert file.read_bytes == SIZES["large"]
+    assert "it comes from the hub" in caplog.text
+
+
+def test_peers_that_do_not_agree_are_not_asked(serve, fetcher, peer):
+    file, places = hub()
+    holders = peer("large"), peer("large", "last", wrong=True)
+    sources = [at(serve(holder), SourceKind.PEER, "") for holder in holders]
+    transfer = fetcher(*sources, HubSource("the hub", [file], places), places=places)
+    fetch_all(transfer, ("large",))
+    assert not [holder.asked for holder in holders if holder.asked]
+    assert file.read_bytes == SIZES["large"]
+
+
+def test_what_a_head_has_read_is_not_a_peers_to_say(serve, fetcher, peer):
+    liar = peer("large", wrong=True)
+    head = Watched(FileShelf(MODEL, Memory()))
+    transfer = fetcher(at(serve(liar), SourceKind.PEER, ""), at(serve(head)))
+    fetch_all(transfer, ("large",))
+
+
 # --- ends ----------------------------------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ def test_a_tensor_is_there_when_its_last_piece_is(tmp_path, take):
     path = part.publish(part.digest())
     assert store.find(MODEL, wanted) == path
     assert map_tensor(path).tobytes() == DATA
-    assert store.names(MODEL) == [wanted.info.name]
+    assert store.digests(MODEL) == {wanted.info.name: wanted.digest}
 
 
 def test_what_an_interrupted_process_left_is_taken_up(tmp_path, take):
@@ -183,10 +183,10 @@ def test_every_name_is_a_file_of_the_models_folder(tmp_path, take, name):
     fill(part)
     path = part.publish(part.digest())
     assert path.parent == store.folder(MODEL)
-    assert store.names(MODEL) == [name]
+    assert list(store.digests(MODEL)) == [name]
 
 
 @pytest.mark.parametrize("model", ["", "..", "../x", "AB" * 32, "ab" * 7])
 def test_what_is_no_fingerprint_is_no_folder(tmp_path, model):
     with pytest.raises(ProtocolError, match="fingerprint"):
-        TensorStore(tmp_path).names(model)
+        TensorStore(tmp_path).digests(model)

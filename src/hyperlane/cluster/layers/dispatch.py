@@ -82,12 +82,17 @@ class Dispatch:
     def want(self, name: str, nbytes: int, *, verifiable: bool = True, first: bool = False) -> None:
         """A tensor is needed, after those that are wanted already, or before them. Idempotent.
 
-        `verifiable`: its digest is known; otherwise it is taken from the hub alone, which nobody has to believe.
+        `verifiable`: its digest is known; otherwise it is taken from the hub alone, which everybody has to believe.
         """
         if name in self._tensors:
             return
         tensor = _Tensor(name, verifiable, dict.fromkeys(pieces_of(name, nbytes)))
         self._tensors = {name: tensor, **self._tensors} if first else {**self._tensors, name: tensor}
+
+    def verify(self, name: str, *, verifiable: bool) -> None:
+        """Whether the digest of a tensor is known has changed. One that is not wanted is left out."""
+        if name in self._tensors:
+            self._tensors[name].verifiable = verifiable
 
     def have(self, name: str, indices: Collection[int]) -> None:
         """Pieces of a wanted tensor that are on disk already."""
@@ -115,6 +120,11 @@ class Dispatch:
         """What a source has; None: everything."""
         self._sources[source].holds = None if names is None else frozenset(names)
         self._sources[source].told = True
+
+    @property
+    def all_told(self) -> bool:
+        """Whether every source has said what it has, or is left for good."""
+        return all(source.told or source.out for source in self._sources)
 
     def next(self, source: int, now_s: float) -> Piece | None:
         """The piece to ask a source for now, which is then under way; None: nothing at the moment."""
@@ -177,7 +187,7 @@ class Dispatch:
     def stuck(self, name: str) -> str | None:
         """Why a tensor cannot come any more; None while it can."""
         tensor = self._tensors.get(name)
-        if tensor is None or any(not source.out and not source.told for source in self._sources):
+        if tensor is None or not self.all_told:
             return None
         if any(self._may(source, tensor) for source in self._sources):
             return None
@@ -187,8 +197,7 @@ class Dispatch:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _waits_for_peers(self, me: _Source, now_s: float) -> bool:
-        unheard = any(not source.told and not source.out for source in self._sources)
-        return unheard and me.kind is not SourceKind.PEER and now_s < (self._began_s or 0.0) + PEERS_FIRST_S
+        return not self.all_told and me.kind is not SourceKind.PEER and now_s < (self._began_s or 0.0) + PEERS_FIRST_S
 
     def _best(self, number: int, now_s: float) -> Piece | None:
         me, spare = self._sources[number], None

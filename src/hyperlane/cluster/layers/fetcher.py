@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+from hyperlane.cluster.layers.claims import Claims
 from hyperlane.cluster.layers.dispatch import Dispatch, SourceKind
 from hyperlane.cluster.layers.meter import Meter, Moved
 from hyperlane.cluster.layers.refutation import Refutation
@@ -38,7 +40,8 @@ class LayerFetcher:
         self, model: str, places: Mapping[str, TensorPlace], store: TensorStore, sources: Sequence[PieceSource]
     ) -> None:
         """`model`: its fingerprint. `places`: by name what may be asked for. `sources` are closed with this."""
-        self._model, self._places, self._store, self._sources = model, places, store, sources
+        self._model, self._places, self._store, self._sources = model, dict(places), store, sources
+        self._claims = Claims(name for name, place in places.items() if not place.digest)
         self._dispatch = Dispatch([(source.kind, source.who) for source in sources])
         self._refutation = Refutation(self._dispatch, [source.who for source in sources])
         self._change = threading.Condition()
@@ -188,13 +191,26 @@ class LayerFetcher:
         if source.kind is not SourceKind.PEER:
             return
         try:
-            names = source.held()
+            held = source.held()
         except TransferError as error:
             with self._change:
                 self._dispatch.failed(number, None, str(error), time.monotonic())
             return
         with self._change:
-            self._dispatch.holds(number, names)
+            self._dispatch.holds(number, held)
+            self._claims.told(number, held or {})
+            if self._dispatch.all_told:
+                self._believe()
+
+    def _believe(self) -> None:
+        """Take the peers' word for the digests of tensors that are not begun; one that is goes on as it began."""
+        for name in self._places:
+            if self._claims.concerns(name) and name not in self._open:
+                self._set_digest(name, self._claims.agreed(name))
+
+    def _set_digest(self, name: str, digest: str) -> None:
+        self._places[name] = replace(self._places[name], digest=digest)
+        self._dispatch.verify(name, verifiable=bool(digest))
 
     def _take(self, number: int) -> tuple[Piece, PartialTensor] | None:
         with self._change:
@@ -258,7 +274,7 @@ class LayerFetcher:
         """All pieces are there: publish the tensor, or find out who lied."""
         name, nbytes, expected = partial.place.info.name, partial.place.info.nbytes, partial.place.digest
         digest = partial.digest()
-        if expected in ("", digest):
+        if expected in ("", digest) or self._has_the_last_word(name):
             suspected = self._refutation.suspects(name)
             sound = partial.piece_digests() if suspected else {}
             path = partial.publish(digest)
@@ -270,8 +286,21 @@ class LayerFetcher:
                 self._change.notify_all()
             return
         pieces = partial.piece_digests()
+        with self._change:
+            if self._claims.concerns(name):
+                log.warning("tensor '%s' is not what a worker says that it is; it comes from the hub", name)
+                self._claims.refuse(name)
+                self._set_digest(name, "")
+                partial.place = self._places[name]
         partial.restart()
         with self._change:
             self._refutation.wrong(name, nbytes, pieces)
             self._meter.forget(name)
             self._change.notify_all()
+
+    def _has_the_last_word(self, name: str) -> bool:
+        """Whether a tensor came from the hub alone, and what its digest should be is but a worker's word."""
+        with self._change:
+            senders = set(self._dispatch.contributors(name).values())
+            kinds = {self._sources[number].kind for number in senders if number >= 0}
+            return self._claims.concerns(name) and len(senders) == 1 and kinds == {SourceKind.HUB}

@@ -52,8 +52,9 @@ class TensorService:
         """What of a model is here."""
         async with rpc.refusals(context):
             self._check(request.token)
-            names = await asyncio.to_thread(self._shelf.names, request.fingerprint)
-            return pb.ListHeldResponse(all=names is None, names=names or ())
+            held = await asyncio.to_thread(self._shelf.held, request.fingerprint)
+            digests = map(bytes.fromhex, (held or {}).values())
+            return pb.ListHeldResponse(all=held is None, names=held or (), digests=digests)
 
     async def FetchRange(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802, ANN401
         """Chunks; each waits until the caller's window has room for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +14,8 @@ from hyperlane.store.tensor_store import TensorStore, map_tensor
 class Shelf(Protocol):
     """Tensors by model and name. From any thread."""
 
-    def names(self, fingerprint: str) -> Sequence[str] | None:
-        """The tensors of a model that are here; None: all of them."""
+    def held(self, fingerprint: str) -> Mapping[str, str] | None:
+        """The tensors of a model that are here, by name, with their digests in hex; None: all of them."""
         ...
 
     def tensor(self, fingerprint: str, name: str) -> memoryview:
@@ -30,9 +30,9 @@ class FileShelf:
         self._fingerprint = fingerprint
         self._source = source
 
-    def names(self, fingerprint: str) -> Sequence[str] | None:
-        """As `Shelf.names`."""
-        return None if fingerprint == self._fingerprint else ()
+    def held(self, fingerprint: str) -> Mapping[str, str] | None:
+        """As `Shelf.held`."""
+        return None if fingerprint == self._fingerprint else {}
 
     def tensor(self, fingerprint: str, name: str) -> memoryview:
         """As `Shelf.tensor`."""
@@ -49,9 +49,9 @@ class StoreShelf:
     def __init__(self, root: Path) -> None:
         self._store = TensorStore(root)
 
-    def names(self, fingerprint: str) -> Sequence[str]:
-        """As `Shelf.names`."""
-        return self._store.names(fingerprint)
+    def held(self, fingerprint: str) -> Mapping[str, str]:
+        """As `Shelf.held`."""
+        return self._store.digests(fingerprint)
 
     def tensor(self, fingerprint: str, name: str) -> memoryview:
         """As `Shelf.tensor`."""

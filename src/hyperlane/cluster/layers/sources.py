@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import grpc
@@ -27,8 +27,8 @@ class PieceSource(Protocol):
     who: str
     parallel: int
 
-    def held(self) -> Iterable[str] | None:
-        """The names of the tensors that it has now; None: all of them. Raises TransferError."""
+    def held(self) -> Mapping[str, str] | None:
+        """The tensors that it has now, with what it says their digests are; None: all of them. Raises TransferError."""
         ...
 
     def fetch(self, piece: Piece) -> bytes | bytearray:
@@ -57,7 +57,7 @@ class ServerSource:
         self._fingerprint = fingerprint
         self._token = token
 
-    def held(self) -> Iterable[str] | None:
+    def held(self) -> Mapping[str, str] | None:
         """As `PieceSource.held`."""
         if self.kind is SourceKind.HEAD:
             return None
@@ -66,7 +66,11 @@ class ServerSource:
             response = self._stub.ListHeld(request, timeout=rpc.CALL_TIMEOUT_S)
         except grpc.RpcError as error:
             raise self._error(error) from error
-        return None if response.all else tuple(response.names)
+        if response.all:
+            return None
+        if len(response.names) != len(response.digests):
+            raise TransferError(f"{self.who} named {len(response.names)} tensors and {len(response.digests)} digests")
+        return {name: digest.hex() for name, digest in zip(response.names, response.digests, strict=True)}
 
     def fetch(self, piece: Piece) -> bytearray:
         """As `PieceSource.fetch`."""
