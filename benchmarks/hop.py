@@ -16,16 +16,17 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from hyperlane.core import Address, ElementType, Epoch, HeadId, Precision, Row, StageTiming
+from hyperlane.core import Address, ElementType, Epoch, HeadId, Precision, Row
 from hyperlane.errors import LinkError
 from hyperlane.wire.candidates import candidates_bytes
-from hyperlane.wire.codec import size_passed_on
+from hyperlane.wire.codec import encode_passed_on
 from hyperlane.wire.dial import connect
-from hyperlane.wire.frame import Frame, Hello, Kind, Role, pass_on
+from hyperlane.wire.frame import Frame, Hello, Kind, Role
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.link import Link
 from hyperlane.wire.listener import DataListener
 from hyperlane.wire.ring import TcpRing
+from hyperlane.wire.timings import PassedTiming
 
 VOCAB = 49152
 EPOCH = Epoch(HeadId(bytes(16)), 1)
@@ -45,8 +46,7 @@ def relay(incoming: Link, outgoing: Link, kind: Kind, size: int) -> None:
         while True:
             frame = incoming.recv(lambda frame: target[: widths[frame.kind] * sum(row.count for row in frame.rows)])
             assert isinstance(frame, Frame)
-            timing = StageTiming(0, 1, 1, 1, 1, size_passed_on(frame, (source,)))
-            outgoing.send(pass_on(frame, kind, (source,), timing))
+            outgoing.send(encode_passed_on(frame, kind, (source,), PassedTiming(0, 1, 1, 1, 1)))
     except LinkError:
         return
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from hyperlane.core import Row
 from hyperlane.head.scheduler import Flight, Share
@@ -36,7 +35,7 @@ def step_frame(flight: Flight, sequences: Mapping[int, Sequence], epoch: int) ->
         sequence = sequences[share.lane]
         rows.append(_row(share, sequence, whole_logits=flight.plan.whole_logits))
         tokens += sequence.tokens[share.start : share.start + share.count]
-    return Frame(Kind.TOKENS, epoch, flight.step, tuple(rows), (np.array(tokens, "<i4").tobytes(),))
+    return Frame(Kind.TOKENS, epoch, flight.step, tuple(rows), (struct.pack(f"<{len(tokens)}i", *tokens),))
 
 
 def _row(share: Share, sequence: Sequence, *, whole_logits: bool) -> Row:

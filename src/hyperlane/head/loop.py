@@ -195,7 +195,7 @@ class Loop:
             left, tokens = back.left, back.left.tokens
             self._deadline.note(tokens, back.at_s - max(left.at_s, back.before_s))
             ring_us = (back.at_s - left.at_s) * 1e6
-            timings = back.frame.timings
+            timings = tuple(back.frame.timings)
             self.timings.note(FrameTiming(ring_us, tokens, left.sent_bytes, back.alone, timings, left.at_s))
             alone_rows = sum(row.count == 1 for row in left.rows)
             self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in timings))

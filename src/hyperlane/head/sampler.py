@@ -74,8 +74,8 @@ class _Known(NamedTuple):
     """The tokens whose logits are known, in descending order of the adjusted ones."""
 
     tokens: Sequence[int]
-    adjusted: list[float]
-    own: list[float]
+    adjusted: Sequence[float]
+    own: Sequence[float]
     """Their logits before penalties and biases, in any order."""
     certain: int
     """How many of them surely rank before every token that is not known."""
@@ -124,21 +124,21 @@ def pick(
         EngineFault: a value is not finite.
 
     """
-    logits: list[float] = found.logits.tolist()
+    logits = found.logits
     if not (math.isfinite(found.lse) and math.isfinite(found.lse_t) and math.isfinite(logits[0])):
         raise EngineFault("the last stage returned a value that is not finite")
-    known = _known(found, logits, extra_ids, history, vocab)
+    known = _known(found, extra_ids, history, vocab)
     if not known.certain:
         return None
     index = 0 if is_greedy(params) else _decide(_bounded(known, found.lse_t, logits, params, vocab), params, draw)
     if index is None:
         return None
-    token = int(known.tokens[index])
+    token = known.tokens[index]
     if params.logprobs is None:
         return Choice(token)
-    own = dict(zip([*extra_ids, *found.ids.tolist()], [*found.extra.tolist(), *logits], strict=True))
+    own = dict(zip([*extra_ids, *found.ids], [*found.extra, *logits], strict=True))
     best = range(min(params.logprobs, len(logits)))
-    return Choice(token, own[token] - found.lse, tuple((int(found.ids[i]), logits[i] - found.lse) for i in best))
+    return Choice(token, own[token] - found.lse, tuple((found.ids[i], logits[i] - found.lse) for i in best))
 
 
 def pick_whole(logits: Logits, params: SamplingParams, history: History, draw: float) -> Choice:
@@ -162,11 +162,12 @@ def pick_whole(logits: Logits, params: SamplingParams, history: History, draw: f
     return Choice(token, float(own[token]) - lse, tuple((i, float(own[i]) - lse) for i in best))
 
 
-def _known(found: Candidates, logits: list[float], extra_ids: Sequence[int], history: History, vocab: int) -> _Known:
+def _known(found: Candidates, extra_ids: Sequence[int], history: History, vocab: int) -> _Known:
+    logits = found.logits
     if not history.touched:
-        return _Known(found.ids, logits, logits, len(logits))  # type: ignore[arg-type]  # an array indexes as well
-    known = dict(zip(extra_ids, found.extra.tolist(), strict=True))
-    known.update(zip(found.ids.tolist(), logits, strict=True))
+        return _Known(found.ids, logits, logits, len(logits))
+    known = dict(zip(extra_ids, found.extra, strict=True))
+    known.update(zip(found.ids, logits, strict=True))
     order = sorted(zip([-logit for logit in history.adjusted(known)], known, strict=True))
     floor = -math.inf if len(known) >= vocab else logits[-1]
     certain = 0
@@ -177,7 +178,7 @@ def _known(found: Candidates, logits: list[float], extra_ids: Sequence[int], his
     return _Known([token for _, token in order], [-negative for negative, _ in order], [*known.values()], certain)
 
 
-def _bounded(known: _Known, lse_t: float, logits: list[float], params: SamplingParams, vocab: int) -> _Ranking:
+def _bounded(known: _Known, lse_t: float, logits: Sequence[float], params: SamplingParams, vocab: int) -> _Ranking:
     """Weights of the certain tokens, and what the log-sum-exp and the last candidate say of the others."""
     scale, peak, certain = 1.0 / params.temperature, known.adjusted[0], known.certain
     weights = [math.exp((logit - peak) * scale) for logit in known.adjusted]

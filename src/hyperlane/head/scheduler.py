@@ -291,6 +291,8 @@ def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, groups: int) -
 
 def _group(lanes: Lanes, waiting: list[Lane], groups: int) -> list[Lane]:
     """Of those that wait, the group of the one that was served longest ago; a group's slots are neighbours."""
+    if groups == 1:
+        return waiting
     streams = sorted(_streams(lanes), key=lambda lane: lane.slot)
     size = -(-len(streams) // groups)
     group = {lane.id: index // size for index, lane in enumerate(streams)}

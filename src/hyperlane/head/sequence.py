@@ -20,7 +20,7 @@ from hyperlane.core import (
 )
 from hyperlane.errors import DeadlineExceeded
 from hyperlane.head.penalties import History
-from hyperlane.head.sampler import Choice, Logits, ask, pick, pick_whole, uniform
+from hyperlane.head.sampler import Choice, Logits, ask, is_greedy, pick, pick_whole, uniform
 from hyperlane.head.scheduler import Lane
 from hyperlane.head.streams import Stream
 from hyperlane.head.text import TextAssembler
@@ -37,6 +37,7 @@ class Sequence:
     __slots__ = (
         "_assembler",
         "_history",
+        "_is_greedy",
         "_last_s",
         "_lost_s",
         "_token_bytes",
@@ -86,6 +87,7 @@ class Sequence:
         self._token_bytes = token_bytes
         self._assembler = TextAssembler(token_bytes, request.stop)
         self._history = History(request.sampling, request.prompt)
+        self._is_greedy = is_greedy(request.sampling)
         self.ask = ask(request.sampling, self._history, vocab)
         lane.whole = self.ask.whole_logits
         self.submitted_s = submitted_s
@@ -126,7 +128,7 @@ class Sequence:
 
         """
         params = self.request.sampling
-        draw = uniform(self.seed, len(self.tokens))
+        draw = 0.0 if self._is_greedy else uniform(self.seed, len(self.tokens))
         if isinstance(answer, Candidates):
             return pick(answer, self.ask.extra_ids, params, self._history, draw=draw, vocab=self._vocab)
         return pick_whole(answer, params, self._history, draw)

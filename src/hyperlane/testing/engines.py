@@ -27,6 +27,9 @@ SLOTS, CONTEXT, STEP_TOKENS = 6, 96, 64
 PROMPT_TOKENS = 24
 
 
+Logits = npt.NDArray[Any] | Sequence[float]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineHarness:
     """A model of at least 3 layers and how to make an engine of one of its stages. `tolerance`: of a logit.
@@ -41,7 +44,7 @@ class EngineHarness:
     precision: Precision = Precision.RAW
     least_stages: int = 1
 
-    def same(self, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
+    def same(self, one: Logits, other: Logits) -> None:
         """Fail unless these logits are the same."""
         np.testing.assert_allclose(one, other, rtol=0, atol=self.tolerance)
 
@@ -211,9 +214,9 @@ def candidates_are_the_largest_logits(harness: EngineHarness) -> None:
         row = Row(0, 20, 4, (3,), top_k=CANDIDATES_K, extra_ids=extra, temperature=0.7)
         found = pipeline.step((row,), prompt[20:])[0][0]
         assert isinstance(found, Candidates)
-        assert len(set(found.ids.tolist())) == CANDIDATES_K
+        assert len(set(found.ids)) == CANDIDATES_K
         harness.same(found.logits, np.sort(logits)[::-1][:CANDIDATES_K])
-        harness.same(found.logits, logits[found.ids])
+        harness.same(found.logits, logits[list(found.ids)])
         harness.same(found.extra, logits[list(extra)])
         np.testing.assert_allclose(found.lse, _log_sum_exp(logits), atol=2e-4 + harness.tolerance)
         np.testing.assert_allclose(found.lse_t, _log_sum_exp(logits / 0.7), atol=2e-4 + harness.tolerance / 0.7)

@@ -211,7 +211,9 @@ def candidates_of(logits: Floats, row: Row) -> Candidates:
     """What a last stage answers for one wanted position of a row, in float32. `logits`: float32[V]."""
     order = np.argsort(-logits, kind="stable")[: row.top_k]
     extra = logits[np.array(row.extra_ids, np.int64)]
-    return Candidates(order.astype(np.int32), logits[order], _lse(logits), _lse(logits / row.temperature), extra)
+    return Candidates(
+        order.tolist(), logits[order].tolist(), _lse(logits), _lse(logits / row.temperature), extra.tolist()
+    )
 
 
 class ToySequence:

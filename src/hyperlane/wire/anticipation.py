@@ -39,8 +39,8 @@ REHEARSE_EVERY_S = 40e-6
 TAKEN_S = 0.5e-3
 """A processor that was offered and came back after so long was wanted by others."""
 
-STRIKES = 2
-"""How often that must happen in `REMEMBERED` frames: an interrupt may take as long."""
+STRIKES = 8
+"""How often that must happen in `REMEMBERED` frames: a health check or a heartbeat may take as long."""
 
 FRAMES_WITHOUT = 64
 """For how many frames nobody watches once the processor was wanted by others."""

@@ -7,9 +7,11 @@ A row with `whole_logits` has instead the V logits of the whole vocabulary for e
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +30,18 @@ _I32 = np.dtype("<i4")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """What the last stage says of one position. `ids` int32[K] and `logits` float32[K], largest first.
+    """What the last stage says of one position: K `ids` and their `logits`, largest first.
 
     `lse`: log-sum-exp over the whole vocabulary; `lse_t`: the same of logits / the row's temperature.
-    `extra`: float32[E], the logits of the row's extra ids, in the row's order.
+    `extra`: the E logits of the row's extra ids, in the row's order.
+    Plain numbers: the head looks at few of them, and to wrap them into arrays takes longer than that.
     """
 
-    ids: Ids
-    logits: Floats
+    ids: Sequence[int]
+    logits: Sequence[float]
     lse: float
     lse_t: float
-    extra: Floats
+    extra: Sequence[float]
 
 
 class CandidateBlock(NamedTuple):
@@ -74,33 +77,39 @@ def candidate_block(buffer: memoryview, positions: int, top_k: int, extra: int) 
 def split(rows: Sequence[Row], payload: Buffer, vocab: int) -> list[list[Candidates | Floats]]:
     """For each row its answers, one for each wanted position: `Candidates`, or float32[V] for `whole_logits`.
 
-    The arrays are views into the payload.
+    Whole logits are views into the payload.
 
     Raises:
         ProtocolError: the payload is not exactly as long as these rows make it.
 
     """
-    words = np.frombuffer(payload, _F32)
-    if words.nbytes != candidates_bytes(rows, vocab):
-        raise ProtocolError(f"a payload of {words.nbytes} bytes, where the rows make {candidates_bytes(rows, vocab)}")
-    ids = words.view(_I32)
+    size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
+    if size != candidates_bytes(rows, vocab):
+        raise ProtocolError(f"a payload of {size} bytes, where the rows make {candidates_bytes(rows, vocab)}")
     answers: list[list[Candidates | Floats]] = []
     at = 0
     for row in rows:
-        width = vocab if row.whole_logits else 2 + 2 * row.top_k + len(row.extra_ids)
         answer: list[Candidates | Floats] = []
         for _ in row.want:
-            answer.append(words[at : at + width] if row.whole_logits else _read(words, ids, at, row.top_k, width))
-            at += width
+            if row.whole_logits:
+                answer.append(np.frombuffer(payload, _F32, vocab, at))
+                at += WORD * vocab
+            else:
+                layout = _layout(row.top_k, len(row.extra_ids))
+                answer.append(_candidates(layout.unpack_from(payload, at), row.top_k))
+                at += layout.size
         answers.append(answer)
     return answers
 
 
-def _read(words: Floats, ids: Ids, at: int, top_k: int, width: int) -> Candidates:
-    first, middle, last = at + 2, at + 2 + top_k, at + 2 + 2 * top_k
-    return Candidates(
-        ids[middle:last], words[first:middle], float(words[at]), float(words[at + 1]), words[last : at + width]
-    )
+@functools.lru_cache
+def _layout(top_k: int, extra: int) -> struct.Struct:
+    return struct.Struct(f"<{2 + top_k}f{top_k}i{extra}f")
+
+
+def _candidates(words: tuple[Any, ...], top_k: int) -> Candidates:
+    middle, last = 2 + top_k, 2 + 2 * top_k
+    return Candidates(words[middle:last], words[2:middle], words[0], words[1], words[last:])
 
 
 def join(answers: Sequence[Sequence[Candidates | Floats]]) -> bytes:
@@ -109,9 +118,9 @@ def join(answers: Sequence[Sequence[Candidates | Floats]]) -> bytes:
     for answer in (one for row in answers for one in row):
         if isinstance(answer, Candidates):
             parts.append(np.array([answer.lse, answer.lse_t], _F32).tobytes())
-            parts.append(answer.logits.astype(_F32).tobytes())
-            parts.append(answer.ids.astype(_I32).tobytes())
-            parts.append(answer.extra.astype(_F32).tobytes())
+            parts.append(np.asarray(answer.logits, _F32).tobytes())
+            parts.append(np.asarray(answer.ids, _I32).tobytes())
+            parts.append(np.asarray(answer.extra, _F32).tobytes())
         else:
             parts.append(answer.astype(_F32).tobytes())
     return b"".join(parts)

@@ -11,23 +11,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hyperlane.errors import LinkClosed, ProtocolError, VersionMismatch
-from hyperlane.wire.frame import Copy, Fault, Frame, Message, PackedRows
+from hyperlane.wire.frame import Copy, Encoded, Fault, Frame, Message, PackedRows, Sendable
 from hyperlane.wire.kind import Buffer, Kind
 from hyperlane.wire.limits import Terms, payload_bytes
-from hyperlane.wire.rows import (
-    TIMING,
-    largest_rows_size,
-    pack_rows,
-    pack_timings,
-    rows_size,
-    unpack_rows,
-    unpack_timings,
-)
+from hyperlane.wire.rows import largest_rows_size, pack_rows, rows_size, unpack_rows
+from hyperlane.wire.timings import TIMING, PassedTiming, TimingRecords, pack_timings
 
 PROTOCOL = 1
 MAGIC = b"HYPL"
 HEADER = struct.Struct("<4sBBHQQQIHH")
 """magic, version, kind, flags, epoch, step, payload bytes, rows bytes, rows, timings."""
+
+STEP = struct.Struct("<Q")
+STEP_AT = 16
+"""Where the step lies in a header."""
 
 COPY = struct.Struct("<III")
 FAULT = struct.Struct("<I")
@@ -66,7 +63,7 @@ def size_of(buffer: Buffer) -> int:
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
 
 
-def encode(message: Message) -> list[Buffer]:
+def encode(message: Sendable) -> list[Buffer]:
     """The buffers that are sent one after the other: header with rows and timings, then the payload's own buffers.
 
     What the receiver would refuse is not looked for here.
@@ -75,22 +72,59 @@ def encode(message: Message) -> list[Buffer]:
         struct.error: a number is outside its field's range.
 
     """
+    if isinstance(message, Encoded):
+        return message.buffers
     if isinstance(message, Frame):
-        packed, rows = message.packed, message.rows
-        data = packed.data if packed is not None and packed.rows is rows else pack_rows(rows)
-        timings, payload = message.timings, message.payload
-        size = 0
-        for buffer in payload:
-            size += buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+        rows, timings = packed_rows(message), message.timings
+        size = _size_of_all(message.payload)
         head = HEADER.pack(
-            MAGIC, PROTOCOL, message.kind, 0, message.epoch, message.step, size, len(data), len(rows), len(timings)
+            MAGIC,
+            PROTOCOL,
+            message.kind,
+            0,
+            message.epoch,
+            message.step,
+            size,
+            len(rows),
+            len(message.rows),
+            len(timings),
         )
-        return [b"".join((head, data, pack_timings(timings))), *payload]
+        return [b"".join((head, rows, pack_timings(timings))), *message.payload]
     if isinstance(message, Copy):
         body = COPY.pack(message.source, message.destination, message.count)
         return [plain(Kind.COPY, message.epoch, message.step, body)]
     body = FAULT.pack(message.stage) + printable(message.cause)
     return [plain(Kind.FAULT, message.epoch, message.step, body)]
+
+
+def encode_passed_on(frame: Frame, kind: Kind, payload: Sequence[Buffer], timing: PassedTiming) -> Encoded:
+    """The buffers of `frame.pass_on`, with the bytes that they are in the timing record.
+
+    Made at once from the bytes that came, as a stage's code is cold by the time that its engine is done.
+
+    Raises:
+        struct.error: as `encode`.
+
+    """
+    rows, before = packed_rows(frame), pack_timings(frame.timings)
+    size, passed = _size_of_all(payload), len(before) // TIMING.size + 1
+    sent = _HEADER_BYTES + len(rows) + TIMING.size * passed + size
+    head = HEADER.pack(MAGIC, PROTOCOL, kind, 0, frame.epoch, frame.step, size, len(rows), len(frame.rows), passed)
+    record = TIMING.pack(*timing[1:], sent, timing[0])
+    return Encoded([b"".join((head, rows, before, record)), *payload])
+
+
+def packed_rows(frame: Frame) -> bytes:
+    """A frame's rows as bytes: as they came, or packed now."""
+    packed = frame.packed
+    return packed.data if packed is not None and packed.rows is frame.rows else pack_rows(frame.rows)
+
+
+def _size_of_all(payload: Sequence[Buffer]) -> int:
+    size = 0
+    for buffer in payload:
+        size += buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+    return size
 
 
 def plain(kind: Kind, epoch: int, step: int, body: bytes) -> bytes:
@@ -112,13 +146,6 @@ def printable(text: str) -> bytes:
 def size_sent(frame: Frame) -> int:
     """Bytes on the wire of a frame that its sender made, without timings yet."""
     return _HEADER_BYTES + rows_size(frame.rows) + sum(map(size_of, frame.payload))
-
-
-def size_passed_on(frame: Frame, payload: Sequence[Buffer]) -> int:
-    """Bytes on the wire of `pass_on(frame, …, payload, …)`: what its timing record states as `sent_bytes`."""
-    packed = frame.packed
-    rows = len(packed.data) if packed is not None and packed.rows is frame.rows else rows_size(frame.rows)
-    return _HEADER_BYTES + rows + TIMING.size * (len(frame.timings) + 1) + sum(map(size_of, payload))
 
 
 # --- receiving -------------------------------------------------------------------------------------------------
@@ -192,7 +219,7 @@ def read_body(kind: Kind, header: Header, body: memoryview, terms: Terms) -> Mes
         expected = payload_bytes(kind, rows, terms.limits)
         if header.payload_bytes != expected:
             raise ProtocolError(f"{header.payload_bytes} bytes of payload, where the rows make {expected}")
-        timings = unpack_timings(body[header.rows_bytes :]) if header.timings else ()
+        timings = TimingRecords(bytes(body[header.rows_bytes :])) if header.timings else ()
         return Frame(kind, header.epoch, header.step, rows, (), timings, PackedRows(rows, bytes(data)))
     if kind is Kind.COPY:
         return _read_copy(header, body, terms)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hyperlane.core import ElementType, Epoch, Precision, Row, StageTiming
 from hyperlane.wire.kind import Buffer, Kind, Role
 from hyperlane.wire.limits import Limits, Terms
 
-__all__ = ["Buffer", "Copy", "Fault", "Frame", "Hello", "Kind", "Message", "PackedRows", "Role", "pass_on"]
+__all__ = [
+    "Buffer",
+    "Copy",
+    "Encoded",
+    "Fault",
+    "Frame",
+    "Hello",
+    "Kind",
+    "Message",
+    "PackedRows",
+    "Role",
+    "Sendable",
+    "pass_on",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,7 @@ class Frame:
     step: int
     rows: tuple[Row, ...] = ()
     payload: Sequence[Buffer] = ()
-    timings: tuple[StageTiming, ...] = ()
+    timings: Sequence[StageTiming] = ()
     packed: PackedRows | None = field(default=None, compare=False, repr=False)
 
 
@@ -65,7 +79,17 @@ class Fault:
 
 
 Message = Frame | Copy | Fault
-"""What `Link.send` takes and `Link.recv` returns."""
+"""What `Link.recv` returns."""
+
+
+class Encoded(NamedTuple):
+    """A message as the buffers that `codec.encode` would make of it."""
+
+    buffers: list[Buffer]
+
+
+Sendable = Message | Encoded
+"""What `Link.send` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +119,5 @@ class Hello:
 
 
 def pass_on(frame: Frame, kind: Kind, payload: Sequence[Buffer], timing: StageTiming) -> Frame:
-    """The frame that a stage sends for one that it received; `codec.size_passed_on` says how long it will be."""
+    """The frame that a stage sends for one that it received; `codec.encode_passed_on` makes its bytes at once."""
     return Frame(kind, frame.epoch, frame.step, frame.rows, payload, (*frame.timings, timing), frame.packed)

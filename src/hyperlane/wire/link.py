@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hyperlane.wire.frame import Copy, Frame, Message
+from hyperlane.wire.frame import Copy, Frame, Message, Sendable
 
 PlacePayload = Callable[[Frame], memoryview]
 """Given a received frame without its payload, returns the writable bytes that the payload goes into (exact length).
@@ -21,7 +21,7 @@ class Link(Protocol):
     After any error but `LinkClosed` the link is broken for both directions; only `close` is useful then.
     """
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Sendable) -> None:
         """Hand the whole frame to the network in order; blocks while the peer is slow. Payload buffers are not kept.
 
         Raises:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from hyperlane.errors import EngineFault, HyperlaneError, LinkBroken, LinkClosed, LinkError, ProtocolError
 from hyperlane.wire.codec import bye, encode
-from hyperlane.wire.frame import Copy, Fault, Frame, Message
+from hyperlane.wire.frame import Copy, Fault, Frame, Message, Sendable
 from hyperlane.wire.kind import Buffer
 from hyperlane.wire.limits import Terms
 from hyperlane.wire.link import PlacePayload
@@ -95,7 +95,7 @@ class MemoryLink:
         self._sending = threading.Lock()
         self._ended = False
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Sendable) -> None:
         """As `Link.send`."""
         buffers = encode(message)
         with self._sending:

@@ -8,9 +8,11 @@ import numpy as np
 
 from hyperlane.errors import ProtocolError, VersionMismatch
 from hyperlane.wire.codec import HEADER, check_header, read_body, read_header
+from hyperlane.wire.expected import Expected, expected_after
 from hyperlane.wire.frame import Frame, Message
 from hyperlane.wire.limits import Terms, payload_bytes
 from hyperlane.wire.link import PlacePayload
+from hyperlane.wire.timings import TimingRecords
 
 STAGING_BYTES = 4096
 """How far ahead one receive may read: payload bytes that came with it are copied once, all others never.
@@ -32,7 +34,7 @@ def place_afresh(terms: Terms) -> PlacePayload:
 class FrameReader:
     """Loop: `next`; while it returns None, receive into `buffer()` and tell `received` how many bytes came."""
 
-    __slots__ = ("_end", "_filled", "_frame", "_payload", "_seen", "_staging", "_start", "_terms", "_view")
+    __slots__ = ("_end", "_expected", "_filled", "_frame", "_payload", "_seen", "_staging", "_start", "_terms", "_view")
 
     def __init__(self, terms: Terms, staging_bytes: int = STAGING_BYTES) -> None:
         self._terms = terms
@@ -44,18 +46,23 @@ class FrameReader:
         self._payload = memoryview(b"")
         self._filled = 0
         self._seen = 0, 0
+        self._expected: Expected | None = None
+
+    def expect(self) -> None:
+        """Nothing is there: read what will usually come next ahead of its coming."""
+        start, whole = self._seen
+        if whole and not self.in_mid_frame:  # otherwise a part of the next frame may lie where the last one lay
+            self._expected = expected_after(self._view[start : start + whole], self._terms)
+        self._seen = 0, 0
 
     def rehearse(self, place: PlacePayload | None = None) -> None:
-        """Read the last frame once more, to no effect: see `wire/anticipation.py`."""
-        start, whole = self._seen
-        if not whole or self.in_mid_frame:  # a part of the next frame may lie where the last one lay
-            return
-        with suppress(ProtocolError):  # what was allowed then may not be now: it is not done, only rehearsed
-            header = read_header(self._view, start)
-            kind = check_header(header, self._terms)
-            message = read_body(kind, header, self._view[start + HEADER.size : start + whole], self._terms)
-            if place is not None and isinstance(message, Frame):
-                place(message)
+        """Do to no effect what the expected frame will take: see `wire/anticipation.py`."""
+        expected = self._expected
+        if expected is not None and not self.in_mid_frame:
+            self._match(expected.head)
+            if place is not None:
+                with suppress(ProtocolError):  # it is not there yet
+                    place(expected.frame)
 
     @property
     def in_mid_frame(self) -> bool:
@@ -66,6 +73,8 @@ class FrameReader:
         """Where the next bytes go: never empty. They must be received before any other call but `received`."""
         if self._frame is not None:
             return self._payload[self._filled :]
+        if self._end == self._start:
+            self._start = self._end = 0
         return self._view[self._end :]
 
     def received(self, count: int) -> None:
@@ -91,6 +100,15 @@ class FrameReader:
             return _with_payload(frame, self._payload)
         start = self._start
         there = self._end - start
+        expected = self._expected
+        if expected is not None and there >= expected.whole and self._match(expected.head, start):
+            self._expected = None
+            self._seen = start, expected.whole
+            return self._take_expected(expected, start + len(expected.head), place)
+        return self._read(start, there, place)
+
+    def _read(self, start: int, there: int, place: PlacePayload) -> Message | None:
+        """Any message, of which so many bytes are there."""
         if there < HEADER.size:
             self._make_room(HEADER.size)
             return None
@@ -104,20 +122,30 @@ class FrameReader:
             self._make_room(whole)
             return None
         message = read_body(kind, header, self._view[start + HEADER.size : start + whole], self._terms)
+        self._expected = None
         if isinstance(message, Frame):
             self._seen = start, whole
-            return self._take_payload(message, header.payload_bytes, whole, place)
+            return self._take_payload(message, header.payload_bytes, start + whole, place)
         self._start += whole
         self._seen = 0, 0  # where the last frame lay, this one lies now, or a part of it
         return message
 
-    def _take_payload(self, frame: Frame, size: int, whole: int, place: PlacePayload) -> Frame | None:
+    def _match(self, head: bytes, start: int = 0) -> bool:
+        return self._staging.startswith(head, start)
+
+    def _take_expected(self, expected: Expected, at: int, place: PlacePayload) -> Frame | None:
+        """The rest of a frame whose header and rows are as expected; its timing records begin at `at`."""
+        read, end = expected.frame, self._seen[0] + expected.whole
+        timings = TimingRecords(bytes(self._view[at:end])) if end > at else ()
+        frame = Frame(read.kind, read.epoch, read.step, read.rows, (), timings, read.packed)
+        return self._take_payload(frame, expected.payload_bytes, end, place)
+
+    def _take_payload(self, frame: Frame, size: int, at: int, place: PlacePayload) -> Frame | None:
         payload = place(frame)
         if payload.nbytes != size:
             raise ProtocolError(f"a payload of {size} bytes came, but {payload.nbytes} are wanted for these rows")
         if size and (payload.itemsize != 1 or payload.ndim != 1):
             payload = payload.cast("B")
-        at = self._start + whole
         ahead = min(size, self._end - at)
         if ahead:
             payload[:ahead] = self._view[at : at + ahead]
@@ -130,9 +158,7 @@ class FrameReader:
     def _make_room(self, whole: int) -> None:
         """Move what is there to the front; grow for a body (its length is within the limits) that does not fit."""
         start, end = self._start, self._end
-        if end == start:
-            self._start = self._end = 0
-        elif start + whole > len(self._staging):
+        if end > start and start + whole > len(self._staging):
             rest = bytes(self._view[start:end])
             self._seen = 0, 0
             if whole > len(self._staging):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -30,6 +30,9 @@ RECEIVES_PER_POLL = 64
 
 STAGING_BYTES = 1 << 15
 """The head's reader takes several answers with one system call; at most this much of a frame is copied once."""
+
+ALSO_EVERY = 8
+"""Of so many looks for a frame one is for everything else: a new request, room to send."""
 
 LAST_WORDS_S = 0.2
 """A stage that fails sends FAULT onward and drops both links: its cause may arrive after the other link's end."""
@@ -53,13 +56,18 @@ class TcpRing:
         self._failure: HyperlaneError | None = None
         self._closed = False
         self._expected = Anticipation()
-        self._sent_s = self._noted_s = 0.0
+        self._sent_s = self._heard_s = 0.0
+        self._waited_s: float | None = None
+        self._count: int | None = None
+        """Bytes that were received already, while looking for them."""
+        self._looks = 0
         self._waker, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         for sock in (self._up, self._down, self._waker, self._woken):
             sock.setblocking(False)
         for sock in (self._up, self._down, self._woken):
             self._selector.register(sock, selectors.EVENT_READ)
+        self._down_key = self._selector.get_key(self._down), 0
 
     @classmethod
     def connect(
@@ -136,49 +144,67 @@ class TcpRing:
         self._woken.close()
 
     def _turn(self, timeout_s: float | None, frames: list[Frame], rehearse: Callable[[], object] | None) -> None:
-        ready = self._ready(timeout_s, rehearse)
+        buffered = [stream for stream in (self._up, self._down) if _pending(stream)]
+        selected = self._select(0.0 if buffered else timeout_s, rehearse)
+        ready = {key.fileobj for key, events in selected if events & selectors.EVENT_READ}
+        ready.update(buffered)  # decrypted bytes count, though their socket has nothing more to read
+        if self._count is not None or self._down in ready:
+            self._read(self._down, self._reader, frames, self._count)
+            self._count = None
+        if len(selected) > 1 or self._failure is not None or not frames:
+            self._rest_of_turn(selected, ready, frames)
+
+    def _rest_of_turn(
+        self, selected: Sequence[tuple[selectors.SelectorKey, int]], ready: Collection[object], frames: list[Frame]
+    ) -> None:
+        """All but frames that came back."""
         if self._woken in ready:
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
-        if self._down in ready:
-            self._read(self._down, self._reader, frames)
-        events = ready.get(self._up, 0)
-        if events & selectors.EVENT_READ and self._failure is None:
+        if self._up in ready and self._failure is None:
             self._read(self._up, self._up_reader, frames)
-        if events & selectors.EVENT_WRITE and self._failure is None:
+        if any(events & selectors.EVENT_WRITE for _, events in selected) and self._failure is None:
             self._flush()
             if not self._unsent():
                 self._selector.modify(self._up, selectors.EVENT_READ)
         if isinstance(self._failure, LinkError):
             self._hear_last_words(frames)
 
-    def _ready(self, timeout_s: float | None, rehearse: Callable[[], object] | None) -> dict[object, int]:
-        """What can be read or written. Decrypted bytes count, though their socket has nothing more to read."""
-        buffered = [stream for stream in (self._up, self._down) if _pending(stream)]
-        selected = self._select(0.0 if buffered else timeout_s, rehearse)
-        ready: dict[object, int] = {key.fileobj: events for key, events in selected}
-        for stream in buffered:
-            ready[stream] = ready.get(stream, 0) | selectors.EVENT_READ
-        return ready
-
     def _select(
         self, timeout_s: float | None, rehearse: Callable[[], object] | None
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Sleep until something happens; be awake when the frame that left last is about to come back."""
         sent_s = self._sent_s
-        if timeout_s == 0.0 or self._noted_s == sent_s:
+        if timeout_s == 0.0 or self._heard_s == sent_s:
             return self._selector.select(timeout_s)
-
-        def both() -> None:
-            self._reader.rehearse()
-            if rehearse is not None:
-                rehearse()
-
-        selected = await_frame(self._expected, self._selector.select, sent_s, both, timeout_s)
-        if any(key.fileobj is self._down for key, _ in selected):
-            self._expected.note(time.perf_counter() - sent_s)
-            self._noted_s = sent_s
+        if self._waited_s is not None:
+            self._expected.note(self._waited_s)
+            self._waited_s = None
+        if not (selected := self._selector.select(0.0)):
+            self._reader.expect()
+            selected = await_frame(self._expected, self._look, sent_s, lambda: self._rehearse(rehearse), timeout_s)
+        if self._count is not None or any(key.fileobj is self._down for key, _ in selected):
+            self._waited_s = time.perf_counter() - sent_s
+            self._heard_s = sent_s
         return selected
+
+    def _look(self, seconds: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait so long at most for anything. While it looks, to receive is the shortest way to see a frame."""
+        self._looks += 1
+        if seconds == 0.0 and self._looks % ALSO_EVERY and isinstance(self._down, socket.socket):
+            try:
+                self._count = self._down.recv_into(self._reader.buffer())
+            except BlockingIOError:
+                return []
+            except OSError as error:
+                self._fail(LinkBroken(f"receiving from {self._names[self._down]} failed: {error.strerror or error}"))
+            return [self._down_key]
+        return self._selector.select(seconds)
+
+    def _rehearse(self, rehearse: Callable[[], object] | None) -> None:
+        self._reader.rehearse()
+        if rehearse is not None:
+            rehearse()
 
     def _unsent(self) -> bool:
         return bool(self._backlog) or (isinstance(self._up, TlsStream) and self._up.unsent)
@@ -196,11 +222,13 @@ class TcpRing:
         except OSError as error:
             self._fail(LinkBroken(f"sending to {self._names[self._up]} failed: {error.strerror or error}"))
 
-    def _read(self, sock: Stream, reader: FrameReader, frames: list[Frame]) -> None:
+    def _read(self, sock: Stream, reader: FrameReader, frames: list[Frame], count: int | None = None) -> None:
+        """Receive what is there; `count` bytes of it may be received already."""
         try:
             for _ in range(RECEIVES_PER_POLL):
                 buffer = reader.buffer()
-                count = sock.recv_into(buffer)
+                if count is None:
+                    count = sock.recv_into(buffer)
                 if not count:
                     where = "in the middle of a frame" if reader.in_mid_frame else "without BYE"
                     raise LinkBroken(f"the connection was ended {where}")
@@ -214,6 +242,7 @@ class TcpRing:
                         )
                 if count < len(buffer) and frames:
                     return
+                count = None
         except BlockingIOError:
             return
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Rows and timing records as bytes. Pure; the layout is in `docs/wire-format.md`."""
+"""Rows as bytes and back. Pure; the layout is in `docs/wire-format.md`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import itertools
 import struct
 from collections.abc import Sequence
 
-from hyperlane.core import Row, StageTiming
+from hyperlane.core import Row
 from hyperlane.errors import ProtocolError
 from hyperlane.wire.limits import Limits
 
 ROW = struct.Struct("<dIIIHHHBB")
 """temperature, start, count, listed wants, slot, top_k, extra ids, how wants are given, flags."""
 
-TIMING = struct.Struct("<QIIIII")
-"""waited, computed, overhead, previous send (all microseconds), sent bytes, stage."""
+START = struct.Struct("<I")
+START_AT = 8
+"""Where a row's start lies in its bytes."""
 
 WORD = 4
 WANT_NONE, WANT_LAST, WANT_LIST = 0, 1, 2
@@ -138,26 +139,3 @@ def _check_together(rows: Sequence[Row]) -> None:
     whole = [row.whole_logits for row in rows]
     if any(whole) and not all(whole):
         raise ProtocolError("some rows of one frame ask for whole logits and others do not")
-
-
-def pack_timings(timings: Sequence[StageTiming]) -> bytes:
-    """One record for each stage passed, oldest first.
-
-    Raises:
-        struct.error: a number is negative or outside its field's range.
-
-    """
-    pack = TIMING.pack
-    return b"".join(
-        [pack(t.waited_us, t.computed_us, t.overhead_us, t.previous_send_us, t.sent_bytes, t.stage) for t in timings]
-    )
-
-
-def unpack_timings(data: memoryview) -> tuple[StageTiming, ...]:
-    """Timing records from exactly these bytes, whose length is a whole number of records."""
-    return tuple(
-        [
-            StageTiming(stage, waited, computed, overhead, previous_send, sent)
-            for waited, computed, overhead, previous_send, sent, stage in TIMING.iter_unpack(data)
-        ]
-    )

@@ -9,13 +9,12 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from hyperlane.errors import LinkBroken, LinkClosed, LinkError, ProtocolError
 from hyperlane.wire.anticipation import Anticipation, await_frame
 from hyperlane.wire.codec import bye, encode, size_of
-from hyperlane.wire.frame import Message
+from hyperlane.wire.frame import Message, Sendable
 from hyperlane.wire.limits import Terms
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
@@ -35,7 +34,9 @@ class TcpLink:
         self._ended = False
         self._peer = peer_name(sock)
         self._expected = Anticipation()
-        self._look = _looker(sock)
+        self._poll = _poll_of(sock)
+        self._count: int | None = None
+        self._waited_s: float | None = None
 
     @property
     def terms(self) -> Terms:
@@ -47,7 +48,7 @@ class TcpLink:
         """HOST:PORT of the other end, for messages."""
         return self._peer
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Sendable) -> None:
         """As `Link.send`."""
         buffers = encode(message)
         with self._sending:
@@ -66,13 +67,16 @@ class TcpLink:
         if self._ended:
             raise LinkClosed(f"the link with {self._peer} is closed")
         try:
-            if not reader.in_mid_frame and self._look is not None:
-                self._await(self._look, place)
-            while (message := reader.next(place)) is None:
-                count = self._sock.recv_into(reader.buffer())
+            count = None if reader.in_mid_frame else self._await(place)
+            message = reader.next(place) if reader.in_mid_frame else None
+            while message is None:
+                if count is None:
+                    count = self._sock.recv_into(reader.buffer())
                 if not count:
                     raise self._end_of_stream()
                 reader.received(count)
+                count = None
+                message = reader.next(place)
         except ProtocolError as error:
             self._ended = True  # so that no BYE makes this look like an orderly end to the peer
             self.close()
@@ -102,13 +106,35 @@ class TcpLink:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
-    def _await(self, look: Callable[[float | None], object], place: PlacePayload) -> None:
-        """Until there is something to receive, or the end."""
-        if isinstance(self._sock, TlsStream) and self._sock.pending:
-            return
+    def _await(self, place: PlacePayload) -> int | None:
+        """Until there is something to receive, or the end; how many bytes were received already, if any were.
+
+        What this takes once a frame is there is kept short.
+        """
+        poll = self._poll
+        if poll is None or (isinstance(self._sock, TlsStream) and self._sock.pending):
+            return None
+        if self._waited_s is not None:
+            self._expected.note(self._waited_s)
+        self._count = None
         began_s = time.perf_counter()
-        await_frame(self._expected, look, began_s, lambda: self._reader.rehearse(place))
-        self._expected.note(time.perf_counter() - began_s)
+        if not poll.poll(0):
+            self._reader.expect()
+            self._reader.rehearse(place)
+            await_frame(self._expected, self._look, began_s, lambda: self._reader.rehearse(place))
+        self._waited_s = time.perf_counter() - began_s
+        return self._count
+
+    def _look(self, seconds: float | None) -> object:
+        """Wait so long at most for something to receive. While it looks, to receive is the shortest way to see it."""
+        if seconds == 0.0 and isinstance(self._sock, socket.socket):
+            try:
+                self._count = self._sock.recv_into(self._reader.buffer(), 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            return True
+        assert self._poll is not None
+        return self._poll.poll(None if seconds is None else seconds * 1000)
 
     def _end_of_stream(self) -> LinkError:
         if self._ended:
@@ -122,13 +148,13 @@ class TcpLink:
         return LinkBroken(f"{doing} {self._peer} failed: {error.strerror or error}")
 
 
-def _looker(sock: Stream) -> Callable[[float | None], object] | None:
-    """Waits so many seconds at most for something to receive; None where the system has no `poll`."""
+def _poll_of(sock: Stream) -> select.poll | None:
+    """Tells whether there is something to receive; None where the system has no `poll`."""
     if not hasattr(select, "poll"):
         return None
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
-    return lambda seconds: poll.poll(None if seconds is None else seconds * 1000)
+    return poll
 
 
 def peer_name(sock: Stream) -> str:

@@ -72,11 +72,11 @@ def answered(logits, asked: Ask) -> Candidates:
     order = np.argsort(-logits, kind="stable")[: asked.top_k]
     scaled = (logits / np.float32(asked.temperature)).astype(np.float32)
     return Candidates(
-        ids=order.astype(np.int32),
-        logits=logits[order],
+        ids=order.tolist(),
+        logits=logits[order].tolist(),
         lse=_lse32(logits),
         lse_t=_lse32(scaled),
-        extra=logits[list(asked.extra_ids)] if asked.extra_ids else np.empty(0, np.float32),
+        extra=logits[list(asked.extra_ids)].tolist() if asked.extra_ids else (),
     )
 
 

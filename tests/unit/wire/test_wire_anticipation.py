@@ -8,7 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from hyperlane.wire import anticipation
-from hyperlane.wire.anticipation import FIRST_AFTER, FRAMES_WITHOUT, LEAD_S, LONGEST_WATCH_S, Anticipation, await_frame
+from hyperlane.wire.anticipation import (
+    FIRST_AFTER,
+    FRAMES_WITHOUT,
+    LEAD_S,
+    LONGEST_WATCH_S,
+    STRIKES,
+    Anticipation,
+    await_frame,
+)
 
 
 def after(*waits_ms: float) -> Anticipation:
@@ -50,8 +58,9 @@ def test_long_waits_are_slept_through() -> None:
 
 def test_a_processor_that_others_want_is_left_to_them_for_a_while() -> None:
     expected = after(*[10.0] * 8)
-    expected.taken()
-    assert expected.window() is not None, "once is no proof"
+    for _ in range(STRIKES - 1):
+        expected.taken()
+    assert expected.window() is not None, "it may be an interrupt"
     expected.taken()
     for _ in range(FRAMES_WITHOUT):
         assert expected.window() is None
@@ -133,7 +142,7 @@ def test_a_late_frame_is_slept_for(start: Start) -> None:
 def test_who_finds_the_processor_wanted_sleeps_and_stays_away(start: Start) -> None:
     clock, expected = start(0.0101), after(*[10.0] * 8)
     clock.yield_s = 1e-3
-    for _ in range(2):
+    for _ in range(STRIKES):
         clock.now_s = 0.0
         assert await_frame(expected, clock.ready, 0.0, clock.rehearse)
         expected.note(0.010)

@@ -14,6 +14,7 @@ from hyperlane.wire.frame import Copy, Fault, Frame, Kind, pass_on
 from hyperlane.wire.limits import Limits, Terms, payload_bytes
 from hyperlane.wire.reader import FrameReader, place_afresh
 from hyperlane.wire.rows import rows_size
+from hyperlane.wire.timings import PassedTiming
 
 EPOCH = (1 << 64) - 2
 LIMITS = Limits(
@@ -83,6 +84,7 @@ def feed(reader, data, sizes, place):
             continue
         if not rest:
             return
+        reader.expect()
         reader.rehearse(place)
         buffer = reader.buffer()
         assert len(buffer) > 0
@@ -126,8 +128,62 @@ def test_frame_passed_on_is_the_same_with_and_without_its_packed_rows(frame, tim
     passed = pass_on(got, Kind.HIDDEN, payload, timing)
     assert passed.packed is not None
     assert joined(passed) == joined(dataclasses.replace(passed, packed=None))
-    assert len(joined(passed)) == codec.size_passed_on(got, payload)
-    assert codec.size_passed_on(frame, payload) == codec.size_passed_on(got, payload)
+
+
+@given(frames(), TIMINGS)
+@settings(max_examples=100, deadline=None)
+def test_frame_passed_on_at_once_has_the_same_bytes_and_says_how_many(frame, said):
+    (got,) = feed(FrameReader(TERMS), joined(frame), [1 << 20], place_afresh(TERMS))
+    payload = (b"abc", b"defg")
+    timing = PassedTiming(said.stage, said.waited_us, said.computed_us, said.overhead_us, said.previous_send_us)
+    at_once = joined(codec.encode_passed_on(got, Kind.HIDDEN, payload, timing))
+    assert at_once == joined(pass_on(got, Kind.HIDDEN, payload, dataclasses.replace(said, sent_bytes=len(at_once))))
+
+
+def decode_frame(step, start, extra_ids=(), slots=2):
+    rows = tuple(Row(slot, start + slot, 1, (0,), 3, extra_ids, 0.7) for slot in range(slots))
+    payload = bytes(range(TERMS.limits.token_bytes)) * slots
+    return Frame(Kind.HIDDEN, EPOCH, step, rows, (payload,), (StageTiming(0, step, 2, 3, 4, 5),))
+
+
+@given(st.integers(1, 1 << 62), st.lists(st.integers(1, 4096), max_size=9), st.booleans())
+def test_expected_frame_is_the_one_that_comes(step, pieces, whole):
+    """Steps one after the other, a link that looks ahead after each, bytes in any pieces."""
+    reader, place = FrameReader(TERMS), place_afresh(TERMS)
+    for at in range(4):
+        sent = decode_frame(step + at, 7 + at, (1, 2, 3))
+        (got,) = feed(reader, joined(sent), [1 << 20] if whole else [*pieces, 1 << 20], place)
+        assert value(got) == value(sent)
+        reader.expect()
+        reader.rehearse(place)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        decode_frame(10, 8),
+        decode_frame(9, 9),
+        decode_frame(9, 8, (5,)),
+        decode_frame(9, 8, slots=1),
+        Copy(EPOCH, 9, 0, 1, 3),
+        Fault(EPOCH, 9, 0, "broken"),
+    ],
+)
+def test_another_frame_than_expected_is_read_as_it_is(other):
+    reader, place = FrameReader(TERMS), place_afresh(TERMS)
+    list(feed(reader, joined(decode_frame(8, 7)), [1 << 20], place))
+    reader.expect()
+    (got,) = feed(reader, joined(other), [1 << 20], place)
+    assert value(got) == value(other)
+
+
+def test_nothing_is_expected_that_the_limits_forbid():
+    """The last position of the context: the frame one step later would be refused, and is."""
+    reader, place, last = FrameReader(TERMS), place_afresh(TERMS), TERMS.limits.context - 2
+    list(feed(reader, joined(decode_frame(8, last)), [1 << 20], place))
+    reader.expect()
+    with pytest.raises(ProtocolError, match="positions"):
+        list(feed(reader, joined(decode_frame(9, last + 1)), [1 << 20], place))
 
 
 @given(rows())

@@ -9,7 +9,7 @@ import pytest
 
 from hyperlane.core import ElementType, Epoch, HeadId, Precision, Row, StageTiming
 from hyperlane.testing.packed import GOLDEN_BLOCKS
-from hyperlane.wire import codec, hello, listener, probe_echo, probe_frame, rows, sockets
+from hyperlane.wire import codec, hello, listener, probe_echo, probe_frame, rows, sockets, timings
 from hyperlane.wire.frame import Copy, Fault, Frame, Hello, Kind, Role
 from hyperlane.wire.limits import Limits, Terms
 from hyperlane.wire.reader import FrameReader
@@ -143,7 +143,7 @@ LAYOUTS = dict(layouts())
 STRUCTS = {
     "Header": codec.HEADER,
     "Rows": rows.ROW,
-    "Timing records": rows.TIMING,
+    "Timing records": timings.TIMING,
     "COPY": codec.COPY,
     "FAULT": codec.FAULT,
     "HELLO": hello.HELLO,
@@ -180,7 +180,7 @@ def test_page_states_the_numbers_of_the_code():
     for text in (
         f"Protocol version **{codec.PROTOCOL}**",
         f"a **header** of {codec.HEADER.size} bytes",
-        f"**timing records** of {rows.TIMING.size} bytes",
+        f"**timing records** of {timings.TIMING.size} bytes",
         f"{rows.ROW.size} × max rows + 4 × max rows",
         f"always {hello.HELLO.size} bytes",
         f"at most {hello.HELLO_BYTES} bytes",

@@ -154,6 +154,4 @@ def _candidates(count: int) -> bytes:
     def lse(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
         return math.log(float(np.exp(values.astype(np.float64)).sum()) * (1 + 1e-6))
 
-    none = np.empty(0, np.float32)
-    ids = np.arange(count, dtype=np.int32)
-    return join([[Candidates(ids, logits, lse(logits), lse(logits / np.float32(0.7)), none)]])
+    return join([[Candidates(range(count), logits.tolist(), lse(logits), lse(logits / np.float32(0.7)), ())]])

@@ -17,7 +17,7 @@ from hyperlane.stage.engine import Engine
 from hyperlane.stage.loop import StageLoop
 from hyperlane.stage.terms import hello_to
 from hyperlane.wire.codec import encode
-from hyperlane.wire.frame import Frame, Kind, Message, Role
+from hyperlane.wire.frame import Frame, Kind, Message, Role, Sendable
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
 
@@ -137,7 +137,7 @@ class _Feed:
             rest = rest[count:]
         return message
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Sendable) -> None:
         """See `Link`."""
         encode(message)
         self.times.append(time.perf_counter() - self._began_s)
