@@ -22,7 +22,7 @@ FAULTS ?= 200
 SEED ?= 1
 CODE := src tests examples benchmarks scripts
 
-.PHONY: help build run-example run-worker test test-unit test-slow test-lan chaos check lint format format-check types layers proto bench clean
+.PHONY: fuzz help build run-example run-worker test test-unit test-slow test-lan chaos check lint format format-check types layers proto bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +58,18 @@ test-lan: build  ## machines on a LAN of network namespaces (Linux, root and ipr
 
 chaos: build  ## faults of every kind under load (FAULTS=200 SEED=1; ARGS="--model smollm2-135m --wire int8")
 	$(BIN)/python benchmarks/chaos.py --faults $(FAULTS) --seed $(SEED) $(ARGS)
+
+# What hypothesis and schemathesis try is multiplied by TIMES; atheris runs SECONDS for each of its targets.
+TIMES ?= 20
+SECONDS ?= 60
+FUZZED := tests/unit/wire/test_wire_fuzz.py tests/unit/models/test_gguf_fuzz.py tests/unit/models/test_safetensors_header.py \
+	tests/unit/api/test_api_fuzz.py tests/contract/test_api_schema.py tests/contract/test_hostile_control.py
+
+fuzz: build  ## hostile input for longer: TIMES=20 as much as in the tests, then SECONDS=60 for each target of atheris
+	HYPERLANE_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest $(FUZZED) --timeout=3600 $(ARGS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris \
+		&& $(BIN)/python tests/fuzz/coverage_guided.py --seconds $(SECONDS) \
+		|| { $(BIN)/python -c "import atheris" 2>/dev/null && exit 1; echo "atheris cannot be installed here: fuzzing guided by coverage was left out"; }
 
 check: format-check lint types layers  ## format, lint, types, import contract
 

@@ -34,6 +34,9 @@ MAX_TEXT = 1 << 22
 MAX_ITEMS = 50_000
 """Items of any one list or mapping, counting those inside items."""
 
+ITEMS_PER_STEP = 8
+"""New items of a list that count as much as one operation: each may be an object of its own."""
+
 MAX_DEPTH = 64
 MAX_BITS = 4096
 MAX_INDENT = 8
@@ -132,9 +135,10 @@ def _check_length(characters: int) -> None:
 
 
 def _checked(value: object) -> object:
-    """The value, if it is of a bearable size. Lists are counted with all that is in them: they may share items."""
+    """The value, if its size is bearable, and paid for, as a template may keep it. Lists: with all that is in them."""
     if isinstance(value, str):
         _check_length(len(value))
+        _spend(len(value) // CHARACTERS_PER_STEP)
     elif isinstance(value, int):
         if value.bit_length() > MAX_BITS:
             raise SecurityError(f"the template makes a number of more than {MAX_BITS} bits")
@@ -152,7 +156,7 @@ def _measure(value: object) -> None:
         if items > MAX_ITEMS or depth > MAX_DEPTH:
             raise SecurityError(f"the template makes a list of more than {MAX_ITEMS} items or {MAX_DEPTH} levels")
         waiting += [(item, depth + 1) for item in inside if isinstance(item, list | tuple | dict)]
-    _spend(items // CHARACTERS_PER_STEP)
+    _spend(items // ITEMS_PER_STEP)
 
 
 def _inside(value: object) -> Sequence[object]:
@@ -322,7 +326,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             _spend_on(owner)
             own = _TEXT_METHODS.get(obj.__name__)
             if own is not None:
-                return own(owner, *args, **{name: kwargs[name] for name in kwargs if not name.startswith("_")})
+                named = {name: kwargs[name] for name in kwargs if not name.startswith("_")}
+                return _checked(own(owner, *args, **named))
         return _checked(SandboxedEnvironment.call(self, context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401 (as the base)
@@ -332,8 +337,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             _check_product(left, right)
         elif operator == "**":
             _check_power(left, right)
-        elif operator == "%" and isinstance(left, str) and _LONG_FORMAT.search(left):
-            raise SecurityError("the template formats with a width of four digits or more")
+        elif operator == "%" and isinstance(left, str):
+            _check_old_format(left, right)
         return _checked(super().call_binop(context, operator, left, right))
 
     # What `Instrument` writes into a template:
@@ -376,6 +381,15 @@ def _check_product(left: object, right: object) -> None:
         limit = MAX_TEXT if isinstance(repeated, str) else MAX_ITEMS
         if len(repeated) * times > limit:
             raise SecurityError(f"the template repeats a text or list {times} times")
+
+
+def _check_old_format(layout: str, values: object) -> None:
+    """`layout % values`: as long as the longest value at every place, at the widest that three digits say."""
+    if _LONG_FORMAT.search(layout):
+        raise SecurityError("the template formats with a width of four digits or more")
+    shown = _inside(values) if isinstance(values, tuple | dict) else [values]
+    longest = max((len(_text(value)) for value in shown), default=0)
+    _check_length(len(layout) + layout.count("%") * max(longest, 1000))
 
 
 def _check_power(base: object, exponent: object) -> None:

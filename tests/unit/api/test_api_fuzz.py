@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hyperlane.api import unsupported
 from hyperlane.api.schema import ChatRequest, CompletionRequest
+
+FUZZ = int(os.environ.get("HYPERLANE_TEST_FUZZ", "1"))
+"""`make fuzz` tries so many times as much."""
 
 PLAIN = st.one_of(
     st.none(),
@@ -32,9 +36,9 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4).map(lambda
 
 
 @settings(
-    max_examples=300,
+    max_examples=300 * FUZZ,
     deadline=None,
-    derandomize=True,
+    derandomize=FUZZ == 1,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

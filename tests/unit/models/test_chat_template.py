@@ -1,5 +1,6 @@
 """Conversations as token ids, and templates that mean no good."""
 
+import tracemalloc
 from datetime import datetime
 
 import pytest
@@ -155,6 +156,9 @@ HOSTILE = {
     "format without values": "{{ '{} {}'.format(1) }}",
     "long format": "{{ '{:>1000000000}'.format(1) }}",
     "old long format": "{{ '%1000000000d' % 1 }}",
+    "old format of a long text often": "{{ ('%s' * 40000) % (('a' * 4000000,) * 40000) }}",
+    "old format of a long text by name": "{{ ('%(a)s' * 40000) % {'a': 'a' * 4000000} }}",
+    "old format of a list": "{{ ('%s' * 40000) % (['a' * 4000000] * 40000) }}",
     "starred format": "{{ '%*d' % (1000000000, 1) }}",
     "huge range": "{% for i in range(1000000000) %}{% endfor %}",
     "nested loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in range(9999) %}"
@@ -219,6 +223,29 @@ HOSTILE = {
 def test_a_hostile_template_ends_with_an_error(name):
     with pytest.raises(InvalidRequest, match="--chat-template FILE"):
         render(HOSTILE[name])
+
+
+HOARDS = {
+    "texts": "'\U0001f600' * 4000000",
+    "formatted texts": "'{0}{0}'.format('\U0001f600' * 2000000)",
+    "replaced texts": "('a' * 1000).replace('a', '\U0001f600' * 4000)",
+    "joined texts": "('\U0001f600' * 4000).join(['a'] * 1000)",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HOARDS)
+def test_a_template_that_keeps_all_that_it_makes_takes_bounded_memory(name):
+    kept = "".join(f"{{% set a{number} = {HOARDS[name]} %}}" for number in range(600))
+    template = ChatTemplate(kept + "{{ a0 }}", tokenizer())
+    template.check()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match="--chat-template FILE"):
+            template.render(user("hi"))
+        assert tracemalloc.get_traced_memory()[1] < 256 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_template_gets_nothing_but_its_variables():

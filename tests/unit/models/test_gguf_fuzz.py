@@ -1,5 +1,6 @@
 """Whatever is done to a valid file, opening it and asking everything of it raises nothing but ModelError."""
 
+import os
 import tempfile
 import tracemalloc
 from functools import cache
@@ -14,6 +15,9 @@ from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.models.quant import matrix_form
 from hyperlane.testing.tiny_models import write_tiny_model
+
+FUZZ = int(os.environ.get("HYPERLANE_TEST_FUZZ", "1"))
+"""`make fuzz` tries so many times as much."""
 
 ALLOWED_BYTES = 16 << 20
 """Python and NumPy memory at its peak, for a file of some 50 KiB."""
@@ -65,7 +69,7 @@ def _try(action: object) -> None:
         assert str(error)  # noqa: PT017
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 * FUZZ, deadline=None)
 @given(raw=mutated_files())
 def test_a_mutated_file_raises_only_model_errors_and_allocates_little(raw: bytes):
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +83,7 @@ def test_a_mutated_file_raises_only_model_errors_and_allocates_little(raw: bytes
             tracemalloc.stop()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 * FUZZ, deadline=None)
 @given(raw=st.binary(max_size=200).map(lambda tail: b"GGUF\x03\0\0\0" + tail))
 def test_random_bytes_after_the_magic_raise_only_model_errors(raw: bytes):
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """Hostile bytes of every kind raise ProtocolError or wait for more, and never cost more memory than the limits."""
 
+import os
 import random
 import tracemalloc
 
@@ -14,6 +15,9 @@ from hyperlane.wire.frame import Copy, Fault, Frame, Hello, Kind, Role
 from hyperlane.wire.hello import HELLO_BYTES, check_hello_header, encode_hello, read_hello
 from hyperlane.wire.limits import Limits, Terms, payload_bytes
 from hyperlane.wire.reader import FrameReader
+
+FUZZ = int(os.environ.get("HYPERLANE_TEST_FUZZ", "1"))
+"""`make fuzz` tries so many times as much."""
 
 EPOCH = 5
 LIMITS = Limits(
@@ -82,13 +86,13 @@ class Eater:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * FUZZ, deadline=None)
 def test_random_bytes_raise_nothing_but_protocol_errors(data):
     Eater().eat(data)
 
 
 @given(st.sampled_from(sorted(VALID)), st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * FUZZ, deadline=None)
 def test_a_valid_header_with_a_random_rest_raises_nothing_but_protocol_errors(name, rest):
     Eater().eat(VALID[name][: codec.HEADER.size] + rest)
 
@@ -115,7 +119,7 @@ def mutated(data, seed):
 @pytest.mark.parametrize("name", VALID)
 def test_a_thousand_mutations_of_every_kind_are_survived(name):
     eater = Eater()
-    for seed in range(1000):
+    for seed in range(1000 * FUZZ):
         eater.eat(mutated(VALID[name], seed))
     assert Eater().eat(VALID[name]) is (name == "BYE")  # the frame itself is sound
 
@@ -133,7 +137,7 @@ def test_every_single_bit_of_a_header_is_checked_or_harmless(name):
 def test_a_thousand_hostile_headers_allocate_nothing():
     dice = random.Random(1)
     headers = []
-    for _ in range(1000):
+    for _ in range(1000 * FUZZ):
         sizes = [dice.choice([0, 1, 1 << 16, (1 << 32) - 1, 1 << 40, (1 << 64) - 1]) for _ in range(4)]
         kind = dice.randrange(2, 8)
         lengths = sizes[0], sizes[1] & 0xFFFFFFFF, sizes[2] & 0xFFFF, sizes[3] & 0xFFFF
@@ -149,14 +153,14 @@ def test_a_thousand_hostile_headers_allocate_nothing():
 
 
 @given(st.binary(min_size=HELLO_BYTES, max_size=HELLO_BYTES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * FUZZ, deadline=None)
 def test_random_hellos_raise_nothing_but_protocol_errors(data):
     greet(data)
     greet(HELLO[: codec.HEADER.size] + data[codec.HEADER.size :])
 
 
 def test_a_thousand_mutated_hellos_are_survived():
-    outcomes = [greet(mutated(HELLO, seed).ljust(HELLO_BYTES, b"\0")[:HELLO_BYTES]) for seed in range(1000)]
+    outcomes = [greet(mutated(HELLO, seed).ljust(HELLO_BYTES, b"\0")[:HELLO_BYTES]) for seed in range(1000 * FUZZ)]
     assert not all(outcomes)
     assert greet(HELLO)
 
