@@ -1,29 +1,27 @@
-"""The composition root: configuration → running objects, and their orderly end. Every part is wired here, in view.
+"""The composition root of a head: configuration → running objects, and their orderly end. Every part is wired here.
 
-Decides nothing by itself; knows which class plays which role.
+Decides nothing by itself; knows which class plays which role. `working` is that of a worker.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
+import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Self
 
-from hyperlane.cluster import machine, worker
+from hyperlane.cluster import machine
 from hyperlane.cluster.background import BackgroundLoop
 from hyperlane.cluster.cost import stage_cost
-from hyperlane.cluster.discovery import finding
 from hyperlane.cluster.discovery.around import Surroundings
 from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.discovery.machine_hash import machine_hash
-from hyperlane.cluster.engine_room import EngineRoom, onnx_room
+from hyperlane.cluster.engine_room import EngineRoom
 from hyperlane.cluster.identity import HeadIdentity
-from hyperlane.cluster.layers.share import Sharing
 from hyperlane.cluster.local import LocalWorkerOptions, LocalWorkers
 from hyperlane.cluster.pipelines.arranging import Arranging
 from hyperlane.cluster.pipelines.breaker import Breakers
@@ -46,31 +44,24 @@ from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
 from hyperlane.cluster.trust.opening import OpenDoor
 from hyperlane.cluster.wanted import Use, context_of, wanted
-from hyperlane.cluster.weights import WeightRoom, engine_loader, holds_model
-from hyperlane.cluster.worker import WorkerSetup, listen_address
-from hyperlane.config import CacheConfig, DiscoveryConfig, ServeConfig, WorkerConfig, load, usable_cores
+from hyperlane.config import DiscoveryConfig, ServeConfig, usable_cores
 from hyperlane.core import Address, HeadStatus, Plan
 from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.prefixes import Reuse
+from hyperlane.head.replicas import ReplicaSet
 from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
 from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
-from hyperlane.models.http_ranges import open_ranges
 from hyperlane.models.opened import open_asked
-from hyperlane.models.resolve import Library, copy_of
+from hyperlane.models.resolve import Library
 from hyperlane.models.source import facts_of, tokenizer_of
-from hyperlane.stage.lease import LEASE_S
-from hyperlane.store.cache import Cache
-from hyperlane.store.tensor_store import TensorStore
+from hyperlane.working import run_worker
 
 __all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
 
 log = logging.getLogger(__name__)
-
-
-# --- a head --------------------------------------------------------------------------------------------------
 
 
 class Serving:
@@ -84,8 +75,13 @@ class Serving:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the last pipeline."""
+        """The plan of the last pipeline; of the first replica's, where there are several."""
         return self._fleet.plans[0]
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of each replica."""
+        return self._fleet.plans
 
     def __enter__(self) -> Self:
         return self
@@ -137,14 +133,19 @@ def start_serving(
             prefix_cache=Reuse(config.prefix_cache),
             recovery_timeout_s=config.recovery_timeout_s,
         )
-        head = Head(cluster.facts, tokenizer, options, on_lost=cluster.tell_loss)
-        service = HeadService(head, tokenizer, template, cluster.complete)
-        fleet = cluster.fleet(head)
+        ids = itertools.count()
+        heads = [
+            Head(cluster.facts, tokenizer, options, on_lost=functools.partial(cluster.tell_loss, number), ids=ids)
+            for number in range(config.replicas)
+        ]
+        service = HeadService(ReplicaSet(heads), tokenizer, template, cluster.complete)
+        fleet = cluster.fleet(heads)
         parts.callback(service.close)
         parts.callback(lambda: cluster.loop.run(fleet.close()))
-        (pipeline,) = cluster.loop.run(fleet.start())
+        pipelines = cluster.loop.run(fleet.start())
         report(Progress("head", "sending a token through every stage"))
-        service.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
+        for head, pipeline in zip(heads, pipelines, strict=True):
+            head.switch(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
         cluster.loop.run(fleet.watch())
         return Serving(service, fleet, parts.pop_all())
 
@@ -246,9 +247,9 @@ class _Cluster:
         ask = self.ask()
         return await self._arranging(ask, self.planning()).outlook(await crew.nodes(ask.connect_timeout_s))
 
-    def fleet(self, head: Head) -> Fleet:
-        """Pipelines for a head; `start` brings them up."""
-        fleet = self._fleet = self.loop.run(self._make_fleet(self.crew(), head))
+    def fleet(self, heads: Sequence[Head]) -> Fleet:
+        """A pipeline for each head; `start` brings them up."""
+        fleet = self._fleet = self.loop.run(self._make_fleet(self.crew(), heads))
         self._parts.callback(lambda: self.loop.run(fleet.release()))
         if self._around is not None:
             self._around.offer_to(fleet.offer)
@@ -285,23 +286,28 @@ class _Cluster:
     async def _make_crew(self, addresses: tuple[Address, ...]) -> Crew:
         return Crew(addresses, self._identity.head, why_lost=self._local.obituary, trust=self._trust)
 
-    async def _make_fleet(self, crew: Crew, head: Head) -> Fleet:
+    async def _make_fleet(self, crew: Crew, heads: Sequence[Head]) -> Fleet:
         config, ask, planning, logs = self._config, self.ask(), self.planning(), self._config.paths.state / "logs"
         company = Company(Claims(), Breakers())
         if config.spare:
             company.standby = Standby(crew, ask, StageLoader(crew, logs, silent, SPARE), self._identity, company)
         fleet = Fleet(crew, company, self._local, self._arranging(ask, planning), ask.connect_timeout_s)
-        controller = Controller(crew, ask, self._identity, StageLoader(crew, logs, self._report))
-        replanning = Replanning(ask.wanted, planning, company, replans=config.replan)
-        fleet.of([Upkeep(controller, replanning, company, fleet.revival, head)])
+        upkeeps = []
+        for number, head in enumerate(heads):
+            owner = f"pipeline {number}"
+            controller = Controller(crew, ask, self._identity, StageLoader(crew, logs, self._report, owner))
+            replanning = Replanning(ask.wanted, planning, company, owner=owner, replans=config.replan)
+            upkeeps.append(Upkeep(controller, replanning, company, fleet.revival, head, owner=owner))
+        fleet.of(upkeeps)
         return fleet
 
     def _arranging(self, ask: Ask, planning: Planning) -> Arranging:
-        return Arranging(ask.wanted, planning, Objective(self._config.optimize), spare=self._config.spare)
+        config = self._config
+        return Arranging(ask.wanted, planning, Objective(config.optimize), spare=config.spare, replicas=config.replicas)
 
-    def tell_loss(self, cause: Exception) -> None:
+    def tell_loss(self, number: int, cause: Exception) -> None:
         if self._fleet is not None:
-            self._fleet.lost(0, cause)
+            self._fleet.lost(number, cause)
         # How workers ended may take a moment to be seen; the head's thread has the next pipeline to wait for.
         threading.Thread(target=self._log_loss, args=(cause,), name="obituary", daemon=True).start()
 
@@ -326,56 +332,3 @@ def _local_options(
 
 def _download_report(report: Report) -> Callable[[int, int], None]:
     return lambda done, total: report(Progress("head", "downloading the model", done, total))
-
-
-# --- a worker ------------------------------------------------------------------------------------------------
-
-
-def run_worker(
-    config: WorkerConfig,
-    room: EngineRoom | None = None,
-    lease_s: float = LEASE_S,
-    discovery: DiscoveryConfig | None = None,
-) -> None:
-    """Be a worker until SIGTERM, SIGINT or, with `announce`, the end of standard input.
-
-    Args:
-        config: what the worker needs.
-        room: computes with something else than ONNX Runtime.
-        lease_s: how long a head's stages are kept without hearing from it.
-        discovery: how it lets itself be found; None: not at all.
-
-    Raises:
-        ConfigError: a port is in use, or the address may be listened on only after joining a cluster.
-        NotTrusted: the cluster cannot be joined, or this machine's certificate cannot be used.
-        RuntimeMissing: no ONNX Runtime is installed, or the device cannot be used.
-        KeyboardInterrupt: SIGINT came, and everything has been stopped.
-
-    """
-    trust = opening.worker_trust_of(config)
-    listen = config.listen or listen_address(joined=trust is not None)
-    worker.check_listen(listen, joined=trust is not None)
-    chosen = room or onnx_room(config)
-    digests = DigestCache(config.paths.cache / "digests")
-    threads, identity = config.threads or usable_cores(), finding.identity_of(config.paths, trust)
-
-    cache = Cache(config.paths.cache, load(CacheConfig, paths=config.paths).limit)
-    copies = functools.partial(copy_of, library=Library(config.paths.models, offline=True))
-    weights = WeightRoom(digests, TensorStore(config.paths.tensors), cache, trust, open_ranges, copies)
-    setup = WorkerSetup(
-        listen=listen,
-        announce=config.announce,
-        threads=threads,
-        memory_limit=config.memory,
-        device=chosen.device,
-        load_engine=engine_loader(weights, chosen.build),
-        holds_model=lambda model, path: holds_model(model, path, digests) or copies(model) is not None,
-        lease_s=lease_s,
-        trust=trust,
-        drain_s=config.drain_s,
-        identity=identity,
-        sharing=Sharing(config.paths.tensors, config.paths.state / "logs", trust.folder if trust else None),
-        beacon=None if discovery is None or config.announce else finding.beacon(discovery, listen, trust),
-        profiler=chosen.profiler(threads, identity.machine, config.paths.cache / "profiles", config.memory),
-    )
-    asyncio.run(worker.serve(setup))

@@ -61,7 +61,7 @@ class AutoDistributedModel:
 
         `model`: a name of the catalogue, hf.co/OWNER/REPO:QUANTISATION, a URL or a path. `workers`: control addresses,
         HOST:PORT. `report` is told how the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as
-        `slots` or `context`.
+        `slots`, `context`, `replicas=2` or `spare=True`.
 
         Raises:
             UsageError: an unknown model or setting.
@@ -136,8 +136,13 @@ class AutoDistributedModel:
 
     @property
     def plan(self) -> Plan:
-        """Which layers run where."""
+        """Which layers run where; of the first pipeline, where there are several."""
         return self._serving.plan
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """Which layers run where, for each of the `replicas`."""
+        return self._serving.plans
 
     def status(self) -> HeadStatus:
         """What the head measures: times of every stage, bytes on every link, counters."""

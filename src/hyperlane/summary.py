@@ -156,6 +156,30 @@ def links_line(status: HeadStatus) -> str:
     return "bytes per token: " + ", ".join(hops)
 
 
+def replica_plans(plans: Sequence[Plan]) -> str:
+    """Which workers form which pipeline."""
+    return "\n\n".join(f"pipeline {number}:\n{plan_table(plan)}" for number, plan in enumerate(plans))
+
+
+def replicas_text(status: HeadStatus) -> str:
+    """What each of several pipelines does."""
+    head = ("pipeline", "state", "plan", "busy", "waiting", "lost", "a round", "layers and workers")
+    rows = [
+        (
+            str(number),
+            "ready" if replica.ready else "not ready",
+            str(replica.epoch),
+            f"{replica.active} of {replica.slots}",
+            str(replica.queued),
+            str(replica.losses),
+            f"{replica.ring_us / 1000:.2f} ms",
+            ", ".join(f"{stage.layers} on {stage.worker.control}" for stage in replica.plan.stages),
+        )
+        for number, replica in enumerate(status.replicas)
+    ]
+    return columns([head, *rows])
+
+
 def spare_line(spare: SpareStatus) -> str:
     """Who stands by, and with what."""
     if spare.state == "none":
@@ -188,6 +212,7 @@ def status_text(status: HeadStatus) -> str:
             counts,
             cached,
             "",
+            *([replicas_text(status), ""] if status.replicas else []),
             stages_table(status),
             links_line(status),
             *([spare_line(status.spare)] if status.spare is not None else []),

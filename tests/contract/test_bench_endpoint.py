@@ -38,7 +38,7 @@ def url() -> Iterator[str]:
     head = Head(facts, ByteTokenizer())
     with engine_ring(specs, [FakeEngine(spec) for spec in specs]) as ring:
         service = HeadService(head, ByteTokenizer(), Turns())
-        service.attach(ring, plan, 1)
+        head.switch(ring, plan, 1)
         config = ApiConfig(key=("secret",))
         server = HttpServer(create_app(service, config), bind_socket("127.0.0.1", 0), config)
         server.start()

@@ -281,7 +281,7 @@ def test_the_service_is_a_text_generator_and_proves_itself():
     plan = toy_plan(FACTS)
     specs = toy_specs(plan, max_step_tokens=16)
     with engine_ring(specs, [FakeEngine(spec) for spec in specs]) as ring:
-        HeadService(head, ByteTokenizer()).attach(ring, plan, 1)
+        head.switch(ring, plan, 1)
         assert service.ready()
         assert service.encode("abc") == (97, 98, 99)
         assert service.token_text(97) == b"a"

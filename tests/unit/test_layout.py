@@ -51,6 +51,7 @@ HOMES = {
 PURE = (
     "head/scheduler.py",
     "head/sampler.py",
+    "head/routing.py",
     "cluster/placement.py",
     *sorted(path.relative_to(SOURCE).as_posix() for path in (SOURCE / "cluster" / "planner").glob("*.py")),
     "cluster/membership.py",

@@ -64,6 +64,7 @@ class ServeFlags:
         str | None, _option(ServeConfig, "optimize", metavar="latency|throughput", rich_help_panel=_PLAN)
     ] = None
     use: Annotated[str | None, _option(ServeConfig, "use", metavar="all|best", rich_help_panel=_PLAN)] = None
+    replicas: Annotated[int | None, _option(ServeConfig, "replicas", metavar="N", rich_help_panel=_PLAN)] = None
     spare: Annotated[bool, _option(ServeConfig, "spare", "--spare", rich_help_panel=_PLAN)] = False
     layers: Annotated[list[str] | None, _option(ServeConfig, "layers", metavar="NODE=a:b", rich_help_panel=_PLAN)] = (
         None

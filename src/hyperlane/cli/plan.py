@@ -63,6 +63,8 @@ def _text(found: Outlook) -> str:
         parts.append(summary.plan_table(found.plan))
     if found.plan is not None:
         parts.append(summary.carried_line(found.plan))
+    if found.replicas:
+        parts.append(summary.replica_plans(found.replicas))
     if found.spare is not None:
         parts.append(summary.spare_line(found.spare))
     return "\n\n".join(filter(None, parts))

@@ -12,9 +12,10 @@ from itertools import permutations
 
 from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.pipelines.mending import is_mended
-from hyperlane.cluster.placement import ProportionalPlanner
+from hyperlane.cluster.placement import ProportionalPlanner, shares
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, Objective, PathFacts, pools_of
+from hyperlane.cluster.planner.groups import dealt
 from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 from hyperlane.cluster.planner.survey import Survey
 from hyperlane.cluster.precisions import Wire, with_precisions
@@ -23,7 +24,16 @@ from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.supply import reached_from
 from hyperlane.cluster.wanted import Wanted
 from hyperlane.core import Address, Plan, SpareStatus, WorkerFacts
-from hyperlane.errors import ClusterError, HyperlaneError, NotTrusted, VersionMismatch, WorkerBusy, WorkerUnreachable
+from hyperlane.errors import (
+    ClusterError,
+    ConfigError,
+    DoesNotFit,
+    HyperlaneError,
+    NotTrusted,
+    VersionMismatch,
+    WorkerBusy,
+    WorkerUnreachable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +85,14 @@ class Grounds:
 class Outlook:
     """What could be planned. `plan` None: nothing fits. `survey` None: nothing could be measured.
 
-    `spare`: the worker that is kept out of it, and what that would hold; None: none was asked for.
+    `spare`: the worker that is kept out of it, and what that would hold; None: none was asked for. `replicas`: the
+    plans of several pipelines, where those were asked for; `plan` is the first one then.
     """
 
     plan: Plan | None
     survey: Survey | None = None
     spare: SpareStatus | None = None
+    replicas: tuple[Plan, ...] = ()
 
 
 class Planning:
@@ -122,6 +134,23 @@ class Planning:
         facts = measured.facts.only([node.facts.name for node in nodes])
         choice = self._partitioner.plan(facts, wanted.workload, self._wishes.layers)
         return Planned(self._linked(choice.plan, measured), measured)
+
+    def several(self, wanted: Wanted, nodes: Sequence[Node], grounds: Grounds, count: int) -> tuple[Planned, ...]:
+        """Plans for so many pipelines over different ones of these workers. Asks nobody.
+
+        Raises:
+            DoesNotFit: there are not so many; the message says how many there could be.
+            ConfigError: layers were asked for by hand, which says nothing of several pipelines.
+
+        """
+        if self._wishes.layers:
+            raise ConfigError("--layers places one pipeline: leave it out, or --replicas")
+        measured = grounds.measured
+        if measured is None:
+            return tuple(Planned(self._linked(plan), routes=grounds.routes) for plan in _dealt(wanted, nodes, count))
+        facts = measured.facts.only([node.facts.name for node in nodes])
+        choices = self._partitioner.groups(facts, wanted.workload, count)
+        return tuple(Planned(self._linked(choice.plan, measured), measured) for choice in choices)
 
     async def outlook(self, wanted: Wanted, nodes: Sequence[Node]) -> Outlook:
         """Every candidate worth showing, with what it would do, and the plan of the winner. Raises as `now`.
@@ -198,6 +227,44 @@ class Planning:
             log.warning("layers are placed in proportion to free memory, because measuring failed: %s", error)
             self._report(Progress("head", "placing layers by free memory: measuring failed"))
             return None
+
+
+def _dealt(wanted: Wanted, nodes: Sequence[Node], count: int) -> list[Plan]:
+    """Pipelines over workers of about the same memory each, where nothing was measured."""
+    workers = [node.facts for node in nodes]
+    workload, planner = wanted.workload, ProportionalPlanner()
+    if count > len(workers):
+        raise DoesNotFit(
+            f"{count} replicas need at least {count} workers, not {len(workers)}: ask for fewer, or add some, on this "
+            "machine with --local-workers"
+        )
+    # What workers of one machine have together is shared out among all of them, whichever pipeline they are of.
+    alone = [
+        replace(worker, memory_free=share, memory_pool="")
+        for worker, share in zip(workers, shares(workers), strict=True)
+    ]
+    groups = dealt([float(worker.memory_free) for worker in alone], count)
+    try:
+        plans = [
+            planner.plan(
+                workload.model,
+                [alone[number] for number in sorted(group)],
+                workload.cost,
+                workload.slots,
+                workload.context,
+            )
+            for group in groups
+        ]
+    except DoesNotFit as error:
+        raise DoesNotFit(f"{count} replicas do not fit; of one of them:\n{error}") from error
+    return [_on(plan, workers) for plan in plans]
+
+
+def _on(plan: Plan, workers: Sequence[WorkerFacts]) -> Plan:
+    """The same plan with what the workers said of themselves."""
+    said = {worker.control: worker for worker in workers}
+    stages = (replace(stage, worker=said[stage.worker.control]) for stage in plan.stages)
+    return replace(plan, stages=tuple(stages))
 
 
 class Names:

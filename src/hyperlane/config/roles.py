@@ -122,6 +122,12 @@ class ServeConfig(Checked):
         "which workers take part: all, or the best of them; unset: all if they were named or numbered, the best of "
         "those that were found",
     )
+    replicas: int = setting(
+        1,
+        values.whole(1, 64),
+        "pipelines of the model, each over workers of its own: requests go to the least busy one, or to one that holds "
+        "their prompt's beginning, and on to another when theirs is lost",
+    )
     spare: bool = setting(
         False,
         values.yes_or_no,

@@ -136,6 +136,14 @@ class HeadStatus:
     """Why those were refused that `requests_refused` counts."""
     spare: SpareStatus | None = None
     """None: none is wanted."""
+    replicas: tuple[HeadStatus, ...] = ()
+    """Each pipeline by itself, where there are several: then counts and slots are of all together, and plan, epoch,
+    stages and times of the first one that is ready. A request that moved is admitted with one and ends with another."""
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of each pipeline."""
+        return tuple(replica.plan for replica in self.replicas) or (self.plan,)
 
 
 class TextGenerator(Protocol):

@@ -5,13 +5,16 @@ Knows no pipeline; time comes from the requests' clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from hyperlane.head.requests import Requests
 from hyperlane.head.sequence import Sequence
 
 MAX_REPLAYS = 8
 """A request that was carried over so often without a new token ends: it may itself be what stages fail of."""
+
+STAYS_S = 1.0
+"""Requests whose pipeline was let go for another one stay for so long: that takes but a moment."""
 
 
 class Gap:
@@ -39,7 +42,7 @@ class Gap:
         """
         arrived, cancelled = self._requests.take_in()
         self._waiting.update((sequence.lane.id, sequence) for sequence in arrived)
-        for lane in cancelled:
+        for lane in [*cancelled, *(sequence.lane.id for sequence in arrived if sequence.abandoned)]:
             if (gone := self._waiting.pop(lane, None)) is not None:
                 self._requests.cancel(gone)
         for lane in self._requests.overdue():
@@ -50,6 +53,21 @@ class Gap:
         self._drop(late, self._too_late())
         until_s = min((self._until_s(sequence) for sequence in self._waiting.values()), default=None)
         return None if until_s is None else min(until_s, self._requests.due_s) - now_s
+
+    def hand_over(self, take: Callable[[Sequence, float], bool]) -> None:
+        """Offer each to whoever else serves, with the seconds that it has waited; who is taken is no longer here."""
+        waited_s = self._requests.clock() - self._since_s
+        if self._cause is None and waited_s < STAYS_S:
+            return
+        for lane, sequence in list(self._waiting.items()):
+            if not sequence.is_probe and take(sequence, waited_s):
+                del self._waiting[lane]
+                self._requests.intake.gave_away()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._waiting
 
     def end(self) -> list[Sequence]:
         """Those that wait, for the next pipeline or to be told that there is none."""

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from hyperlane.head.intake import Intake
 from hyperlane.head.loop import Loop
 from hyperlane.head.options import Counters, HeadOptions, Words
 from hyperlane.head.requests import Requests
+from hyperlane.head.routing import Route
 from hyperlane.head.scheduler import Lane
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.streams import Stream
@@ -41,6 +42,13 @@ SWITCH_S = 60.0
 """How long requests wait at least when a pipeline was let go for another one."""
 
 
+ASKED_AGAIN_S = 0.25
+"""Between two tries to hand over requests that wait."""
+
+Elsewhere = Callable[[Sequence, float], bool]
+"""Takes over a request that has waited for so many seconds, or does not."""
+
+
 class _Attached(NamedTuple):
     """A pipeline that was handed over. `gone` is set when its ring is closed."""
 
@@ -54,7 +62,7 @@ class Head:
 
     `on_lost`: called from the head's thread with the cause when a pipeline failed; it may `attach` the next one.
     Requests wait for that for `HeadOptions.recovery_timeout_s`. `clock`: seconds. `entropy`: a seed for a request that
-    has none.
+    has none. `ids`: numbers of requests; heads that hand requests to one another have them from one source.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Head:
         on_lost: Callable[[Exception], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         entropy: Callable[[], int] = lambda: secrets.randbits(63),
+        ids: Iterator[int] | None = None,
     ) -> None:
         self.model = model
         self.options = options or HeadOptions()
@@ -74,7 +83,9 @@ class Head:
         self._clock = clock
         self._entropy = entropy
         self._started_s = clock()
-        self._ids = itertools.count()
+        self._ids = itertools.count() if ids is None else ids
+        self.elsewhere: Elsewhere | None = None
+        """Takes requests over whose pipeline is gone; set before the first pipeline."""
         self._intake = Intake(NO_PIPELINE)
         self._counters = Counters()
         self._requests = Requests(self._intake, self._counters, clock)
@@ -118,6 +129,19 @@ class Head:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="head", daemon=True)
                 self._thread.start()
+
+    def switch(self, ring: Ring, plan: Plan, epoch: int, warm_up_timeout_s: float = 60.0) -> None:
+        """Serve with this pipeline from now on, and prove it with a token; blocks for that.
+
+        Requests of one that ran before go on with this one.
+
+        Raises:
+            HyperlaneError: no token came through; the pipeline stays attached unless its ring failed.
+
+        """
+        self.pause()
+        self.attach(ring, plan, epoch)
+        self.warm_up(warm_up_timeout_s)
 
     def pause(self, verdict: HyperlaneError | None = None) -> None:
         """Let the running pipeline go between two steps, its ring closed; requests wait for the next one. Idempotent.
@@ -175,6 +199,9 @@ class Head:
         while True:
             self._nudge.clear()
             wait_s = gap.tend()
+            if self.elsewhere is not None and not gap.is_empty:
+                gap.hand_over(self.elsewhere)
+                wait_s = ASKED_AGAIN_S if wait_s is None else min(wait_s, ASKED_AGAIN_S)
             with self._guard:
                 attached, self._next = self._next, None
                 if self._ending is not None:
@@ -212,6 +239,8 @@ class Head:
                 left += self._requests.shut(LOST.format(cause=cause))
             attached.ring.close()
         gap = Gap(self._requests, left, patience_s, cause)
+        if self.elsewhere is not None and isinstance(cause, HyperlaneError):
+            gap.hand_over(self.elsewhere)
         gap.tend()
         attached.gone.set()
         return gap
@@ -235,13 +264,10 @@ class Head:
         return self._submit(request)
 
     def _submit(self, request: GenerationRequest, *, is_probe: bool = False) -> Stream:
-        number = next(self._ids)
-        stream = Stream(lambda: self._intake.cancel(number))
         length, seed = len(request.prompt), request.sampling.seed
         sequence = Sequence(
             request,
-            stream,
-            Lane(number, length, length),
+            Lane(next(self._ids), length, length),
             seed=self._entropy() if seed is None else seed,
             limit=min(self.context, length + (request.max_tokens or self.context)),
             vocab=self.model.vocab,
@@ -250,7 +276,16 @@ class Head:
             is_probe=is_probe,
         )
         self._intake.accept(sequence)
-        return stream
+        return sequence.stream
+
+    def adopt(self, sequence: Sequence) -> bool:
+        """Go on with a request of another head of the same model, which holds no slot there; False: nothing runs here.
+
+        Its head must not be locked by the caller.
+        """
+        with self._guard:
+            serves = (self._running or self._next) is not None and self._ending is None
+            return serves and self._intake.adopt(sequence)
 
     def warm_up(self, timeout_s: float = 60.0) -> None:
         """Send one token through every stage; the head is `ready` then.
@@ -287,6 +322,14 @@ class Head:
     def context(self) -> int:
         """Tokens that a slot of the last plan holds; the model's own before there was one."""
         return self._last.plan.context if self._last is not None else self.model.context
+
+    def route(self, number: int, prompt: list[int] | None = None) -> Route:
+        """What a choice between heads goes by. `prompt` None: of a request that no slot can help."""
+        loop, running = self._last, self._running or self._next
+        slots, said = (loop.plan.slots, loop.plan.prediction) if loop is not None else (1, None)
+        held = loop.holds(prompt) if loop is not None and running is not None and prompt is not None else 0
+        serves = running is not None and running.loop is loop
+        return Route(number, serves, self._intake.accepted, slots, said.many_rate if said else 0.0, held)
 
     def ready(self) -> bool:
         """Whether a real token went through every stage of the running plan."""

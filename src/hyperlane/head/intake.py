@@ -60,11 +60,32 @@ class Intake:
                 raise self._refused(sequence, self._overloaded(sequence.submitted_s))
             if not self.accepted:
                 self._turnover.began(sequence.submitted_s)
-            self.accepted += 1
             if not sequence.is_probe:
                 self.counter.admit()
-            self._arrived.append(sequence)
-            self._wake()
+            self._take(sequence, self._wake)
+
+    def adopt(self, sequence: Sequence) -> bool:
+        """Take over a request that another intake accepted, however full this one is; False: it is shut."""
+        with self._lock:
+            if self._wake is None:
+                return False
+            self._take(sequence, self._wake)
+            return True
+
+    def _take(self, sequence: Sequence, wake: Callable[[], None]) -> None:
+        self.accepted += 1
+        sequence.settle(self.cancel)
+        self._arrived.append(sequence)
+        wake()
+
+    def gave_away(self) -> None:
+        """Another intake has adopted a request that was accepted here."""
+        with self._lock:
+            self.accepted -= 1
+
+    def arrived(self) -> list[Sequence]:
+        """What waits to be handed over. For a look."""
+        return list(self._arrived)
 
     def _refused(self, sequence: Sequence, error: HyperlaneError) -> HyperlaneError:
         if not sequence.is_probe:

@@ -17,7 +17,7 @@ from hyperlane.head.costs import FrameCosts
 from hyperlane.head.deadline import LEAST_S, StepDeadline
 from hyperlane.head.frames import Departure, step_frame
 from hyperlane.head.pace import Pace
-from hyperlane.head.prefixes import Prefixes, Reuse
+from hyperlane.head.prefixes import Prefixes, Reuse, common
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
 from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, schedule
@@ -103,6 +103,14 @@ class Loop:
     def active(self) -> int:
         """Requests that have a slot."""
         return len(self._lanes.running)
+
+    def holds(self, prompt: list[int]) -> int:
+        """How many tokens of a prompt its slots hold, or will when what waits is computed: a hint, from any thread."""
+        if not self._prefixes.is_used:
+            return 0
+        coming = (list(sequence.request.prompt) for sequence in list(self._sequences.values()))
+        lengths = (common(other, prompt, min(len(other), len(prompt))) for other in coming)
+        return max(self._prefixes.longest(prompt), *lengths, 0)
 
     def stop(self, verdict: HyperlaneError | None = None) -> None:
         """Make `run` return between two steps, or raise the verdict. The caller keeps the ring open until it has."""
@@ -256,7 +264,7 @@ class Loop:
         arrived, cancelled = self._requests.take_in()
         for sequence in arrived:
             self._queue(sequence)
-        for lane_id in cancelled:
+        for lane_id in [*cancelled, *(sequence.lane.id for sequence in arrived if sequence.abandoned)]:
             if (gone := self._sequences.get(lane_id)) is not None:
                 self._end(gone, gone.finished(FinishReason.CANCELLED))
         for lane_id in self._requests.overdue():
@@ -267,7 +275,11 @@ class Loop:
 
     def _queue(self, sequence: Sequence) -> None:
         self._sequences[sequence.lane.id] = sequence
-        self._lanes.waiting.append(sequence.lane)
+        waiting = self._lanes.waiting
+        if sequence.is_carried:  # its reader has seen its beginning: it goes before those that have not begun
+            waiting.insert(sum(self._sequences[lane.id].is_carried for lane in waiting), sequence.lane)
+        else:
+            waiting.append(sequence.lane)
 
     def _place(self, lane: Lane, free: Many[int]) -> int | None:
         """Choose a lane's slot, and copy to it what another one holds of its first tokens."""

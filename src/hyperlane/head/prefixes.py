@@ -81,6 +81,16 @@ class Prefixes:
         """What the slot holds cannot be used."""
         self._held.pop(slot, None)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether prompts go on from anything at all."""
+        return self._reuse is not Reuse.OFF
+
+    def longest(self, tokens: list[int]) -> int:
+        """How many of these tokens some slot holds from the first on. A look from any thread: a hint, no promise."""
+        held = list(self._held.values())
+        return max((common(one.tokens, tokens, min(one.lane.sent, len(tokens))) for one in held), default=0)
+
     def place(self, tokens: list[int], free: Collection[int], *, exact: bool = False) -> Place | None:
         """Where a lane with these tokens should run, or None: another one is about to compute what both begin with.
 

@@ -50,8 +50,10 @@ class Requests:
         return late
 
     def _admit(self, sequences: Collection[Sequence]) -> None:
-        self.counters.prompt_tokens += sum(len(sequence.request.prompt) for sequence in sequences)
         for sequence in sequences:
+            if not sequence.counted:
+                self.counters.prompt_tokens += len(sequence.request.prompt)
+                sequence.counted = True
             if sequence.due_s < math.inf:
                 heapq.heappush(self._due, (sequence.due_s, sequence.lane.id))
 

@@ -37,14 +37,17 @@ class Sequence:
     __slots__ = (
         "_assembler",
         "_history",
+        "_home",
         "_is_greedy",
         "_last_s",
         "_lost_s",
         "_token_bytes",
         "_vocab",
+        "abandoned",
         "admitted_s",
         "ask",
         "cached",
+        "counted",
         "due_s",
         "ended",
         "first_s",
@@ -63,7 +66,6 @@ class Sequence:
     def __init__(
         self,
         request: GenerationRequest,
-        stream: Stream,
         lane: Lane,
         *,
         seed: int,
@@ -74,7 +76,7 @@ class Sequence:
         is_probe: bool = False,
     ) -> None:
         self.request = request
-        self.stream = stream
+        self.stream = Stream(self.abandon)
         self.lane = lane
         self.seed = seed
         self.limit = limit
@@ -82,7 +84,12 @@ class Sequence:
         self.cached = 0
         """Tokens of the prompt that were not computed, because a slot held them."""
         self.ended = False
+        self.abandoned = False
+        """Nobody reads it any more."""
+        self.counted = False
+        """Its prompt is among the counted ones."""
         self.is_probe = is_probe
+        self._home: Callable[[int], None] = lambda _: None
         self._vocab = vocab
         self._token_bytes = token_bytes
         self._assembler = TextAssembler(token_bytes, request.stop)
@@ -104,6 +111,22 @@ class Sequence:
         """It has a slot; the first time counts."""
         if self.admitted_s == self.submitted_s:
             self.admitted_s = now_s
+
+    # --- where it is -------------------------------------------------------------------------------------------
+
+    def settle(self, tell: Callable[[int], None]) -> None:
+        """Whose it is from now on: who is told its lane when its reader goes away."""
+        self._home = tell
+
+    def abandon(self) -> None:
+        """Its reader went away. From any thread, and at any moment of a move: whoever takes it in finds it so."""
+        self.abandoned = True
+        self._home(self.lane.id)
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether a pipeline has begun it and was lost."""
+        return self._lost_s is not None and self.lane.slot < 0 and (self.replays > 0 or self.generated > 0)
 
     def carry(self, now_s: float) -> None:
         """Its pipeline is gone. All of its tokens are here, so that the next one can compute it again."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hyperlane.core import ChatMessage, GenerationRequest, HeadStatus, ModelFacts, Plan
+from hyperlane.core import ChatMessage, GenerationRequest, HeadStatus, ModelFacts
 from hyperlane.errors import InvalidRequest
-from hyperlane.head.head import Head
 from hyperlane.head.options import Words
 from hyperlane.head.streams import Stream
 from hyperlane.head.timings import FrameTiming
 from hyperlane.head.validation import check_request
-from hyperlane.wire.link import Ring
 
 
 class TextTokenizer(Words, Protocol):
@@ -39,12 +37,32 @@ class Template(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """A head, or several replicas as one."""
+
+    @property
+    def model(self) -> ModelFacts: ...
+
+    @property
+    def context(self) -> int: ...
+
+    def submit(self, request: GenerationRequest) -> Stream: ...
+
+    def status(self) -> HeadStatus: ...
+
+    def recent_frames(self) -> tuple[FrameTiming, ...]: ...
+
+    def ready(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
 class HeadService:
     """A `core.TextGenerator`. `template`: None for a model without one. `around`: completes a status."""
 
     def __init__(
         self,
-        head: Head,
+        head: Answers,
         tokenizer: TextTokenizer,
         template: Template | None = None,
         around: Callable[[HeadStatus], HeadStatus] = lambda status: status,
@@ -92,19 +110,6 @@ class HeadService:
 
     def ready(self) -> bool:
         return self._head.ready()
-
-    def attach(self, ring: Ring, plan: Plan, epoch: int, warm_up_timeout_s: float = 60.0) -> None:
-        """Serve with this pipeline from now on, and prove it with a token; blocks for that.
-
-        Requests of one that ran before go on with this one.
-
-        Raises:
-            HyperlaneError: no token came through; the pipeline stays attached unless its ring failed.
-
-        """
-        self._head.pause()
-        self._head.attach(ring, plan, epoch)
-        self._head.warm_up(warm_up_timeout_s)
 
     def close(self) -> None:
         """End every request with an error and accept no more. Idempotent."""

@@ -62,8 +62,24 @@ def _of_head(status: HeadStatus) -> Iterator[Metric]:
     yield _counter("pipelines_lost", "Pipelines that were lost", status.losses)
     yield _gauge("ready", "1 when a token went through every stage of the running plan", status.ready)
     yield _gauge("uptime_seconds", "Time since the head's start", status.uptime_s)
-    stages = [((str(one.plan.index), one.plan.worker.name), one.computed_us / 1e6) for one in status.stages]
-    yield _gauges("stage_compute_seconds", "Median time that a stage computes a step", ("stage", "worker"), stages)
+    pipelines = list(enumerate(status.replicas or (status,)))
+    stages = [
+        ((str(number), str(one.plan.index), one.plan.worker.name), one.computed_us / 1e6)
+        for number, pipeline in pipelines
+        for one in pipeline.stages
+    ]
+    labels = ("pipeline", "stage", "worker")
+    yield _gauges("stage_compute_seconds", "Median time that a stage computes a step", labels, stages)
+    each = ("pipeline",)
+    yield _gauges("pipeline_ready", "As ready, of each replica", each, [((str(n),), p.ready) for n, p in pipelines])
+    running = [((str(number),), pipeline.active) for number, pipeline in pipelines]
+    yield _gauges("pipeline_requests_running", "Requests that have a slot of a replica", each, running)
+    waiting = [((str(number),), pipeline.queued) for number, pipeline in pipelines]
+    yield _gauges("pipeline_requests_waiting", "Requests that wait for a slot of a replica", each, waiting)
+    tokens = [((str(number),), pipeline.completion_tokens) for number, pipeline in pipelines]
+    yield _counters("pipeline_completion_tokens", "Tokens of answers by a replica", each, tokens)
+    losses = [((str(number),), pipeline.losses) for number, pipeline in pipelines]
+    yield _counters("pipeline_losses", "How often a replica's pipeline was lost", each, losses)
 
 
 def _of_keys(keys: Sequence[KeyUse]) -> Iterator[Metric]:

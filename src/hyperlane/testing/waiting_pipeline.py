@@ -44,6 +44,6 @@ def waiting_pipeline(stages: int, streams: int, context: int) -> Iterator[HeadSe
     head = Head(facts, ByteTokenizer(), options)
     with engine_ring(specs, [FakeEngine(spec, cost=cost) for spec in specs]) as ring:
         service = HeadService(head, ByteTokenizer())
-        service.attach(ring, plan, 1)
+        head.switch(ring, plan, 1)
         yield service
         head.close()

@@ -17,6 +17,7 @@ from hyperlane.core import (
     Precision,
     Prediction,
     RequestTimings,
+    SpareStatus,
     Usage,
 )
 from hyperlane.plain import plain, revive
@@ -41,6 +42,26 @@ def answer() -> Answer:
 
 def test_a_status_survives_json(status):
     assert revive(HeadStatus, json.loads(json.dumps(plain(status)))) == status
+
+
+def test_a_status_of_several_pipelines_survives_json_and_names_each(status):
+    other = dataclasses.replace(status, ready=False, active=1, losses=2)
+    both = dataclasses.replace(status, replicas=(status, other))
+    assert revive(HeadStatus, json.loads(json.dumps(plain(both)))) == both
+    rows = summary.replicas_text(both).splitlines()
+    assert rows[1].split()[:2] == ["0", "ready"]
+    assert rows[2].split()[:3] == ["1", "not", "ready"]
+    assert summary.replicas_text(both) in summary.status_text(both)
+
+
+def test_the_spare_is_named_with_what_it_holds_or_why_there_is_none(status):
+    spare = SpareStatus("ready", "local3", Address("127.0.0.1", 7426), ("0-9", "10-19"), 3, "its memory holds 2 of 3")
+    text = summary.status_text(dataclasses.replace(status, spare=spare))
+    assert "spare: local3 at 127.0.0.1:7426, ready, holds layers 0-9, 10-19 (2 of 3 stages); its memory holds" in text
+    none = dataclasses.replace(status, spare=SpareStatus("none", reason="no worker was left"))
+    assert "spare: none, no worker was left" in summary.status_text(none)
+    planned = SpareStatus("planned", "b", Address("b", 1), ("0-3",), 1)
+    assert summary.spare_line(planned) == "spare: b at b:1, planned, would hold layers 0-3 (1 of 1 stages)"
 
 
 @pytest.mark.parametrize("data", [None, [], {}, {"model": 3}, {"model": "x", "plan": []}])
@@ -72,7 +93,7 @@ def test_an_answers_summary_names_layers_times_and_links(answer, status):
 def test_an_answer_as_json_holds_what_the_summary_says(answer, status):
     found = json.loads(json.dumps(summary.answer_plain(answer, status)))
     assert found["answer"] == "Blue."
-    assert found["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 0}
+    assert found["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 0, "paused_s": 0.0}
     assert found["timings"]["tokens_per_s"] == 2.0
     assert [stage["layers"] for stage in found["plan"]["stages"]] == [{"first": 0, "last": 2}, {"first": 2, "last": 4}]
     assert [link["bytes_per_token"] for link in found["links"]] == [76.0, 2304.0, 1152.0]

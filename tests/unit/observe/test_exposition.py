@@ -38,6 +38,18 @@ def test_figures_of_the_head_are_all_there():
     assert seen["hyperlane_ready",] == 1
 
 
+def test_every_pipeline_has_figures_of_its_own():
+    one = FakeGenerator().status()
+    other = replace(one, ready=False, active=2, queued=5, completion_tokens=9, losses=1)
+    seen = read(exposition(replace(one, replicas=(one, other))))
+    assert (seen["hyperlane_pipeline_ready", "0"], seen["hyperlane_pipeline_ready", "1"]) == (1, 0)
+    assert seen["hyperlane_pipeline_requests_running", "1"] == 2
+    assert seen["hyperlane_pipeline_requests_waiting", "1"] == 5
+    assert seen["hyperlane_pipeline_completion_tokens_total", "1"] == 9
+    assert seen["hyperlane_pipeline_losses_total", "1"] == 1
+    assert len([key for key in seen if key[0] == "hyperlane_stage_compute_seconds"]) == 2 * len(one.stages)
+
+
 def test_figures_of_keys_bear_their_names():
     keys = [KeyUse("anna", 1, 9, 500, (("concurrent", 2),)), KeyUse('be"n\n', 0, 1, 5)]
     seen = read(exposition(FakeGenerator().status(), keys))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ class Surroundings:
         if self._closed:
             return status
         found, duplicates = self._loop.run(self._everybody())
-        nodes = (*(_of_found(one, status.plan) for one in found), *_others(status.plan, found))
+        nodes = (*(_of_found(one, status.plans) for one in found), *_others(status.plans, found))
         return replace(status, nodes=nodes, troubles=duplicates)
 
     # --- in the loop -----------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Surroundings:
         return scout.found(), tuple(str(one) for one in scout.duplicates())
 
 
-def _of_found(found: Found, plan: Plan) -> NodeStatus:
+def _of_found(found: Found, plans: Sequence[Plan]) -> NodeStatus:
     member, facts = found.member, found.facts
     return NodeStatus(
         name=member.claim.name,
@@ -100,7 +100,7 @@ def _of_found(found: Found, plan: Plan) -> NodeStatus:
         address=member.address,
         state=str(member.state),
         found=tuple(sorted(str(source) for source in member.sources)),
-        in_plan=any(stage.worker.control == member.address for stage in plan.stages),
+        in_plan=any(stage.worker.control == member.address for plan in plans for stage in plan.stages),
         device=facts.device if facts else "",
         version=member.claim.version,
         memory_total=facts.memory_total if facts else 0,
@@ -110,10 +110,10 @@ def _of_found(found: Found, plan: Plan) -> NodeStatus:
     )
 
 
-def _others(plan: Plan, found: tuple[Found, ...]) -> tuple[NodeStatus, ...]:
-    """The workers of a plan that nobody had to look for: this machine's own, and those that were named."""
+def _others(plans: Sequence[Plan], found: tuple[Found, ...]) -> tuple[NodeStatus, ...]:
+    """The workers of plans that nobody had to look for: this machine's own, and those that were named."""
     known = {one.member.address for one in found}
-    workers = {stage.worker.control: stage.worker for stage in plan.stages if stage.worker.control not in known}
+    workers = {stage.worker.control: stage.worker for plan in plans for stage in plan.stages}
     return tuple(
         NodeStatus(
             name=worker.name,
@@ -128,4 +128,5 @@ def _others(plan: Plan, found: tuple[Found, ...]) -> tuple[NodeStatus, ...]:
             memory_free=worker.memory_free,
         )
         for address, worker in workers.items()
+        if address not in known
     )

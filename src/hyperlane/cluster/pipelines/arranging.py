@@ -27,12 +27,16 @@ class Arrangement:
 
 @dataclass(frozen=True, slots=True)
 class Arranging:
-    """Makes arrangements of one model. `spare`: whether a worker is kept out; `objective`: what plans are best at."""
+    """Makes arrangements of one model.
+
+    `replicas`: how many pipelines; `spare`: whether a worker is kept out; `objective`: what plans are best at.
+    """
 
     wanted: Wanted
     planning: Planning
     objective: Objective = Objective.LATENCY
     spare: bool = False
+    replicas: int = 1
 
     async def now(self, nodes: Sequence[Node]) -> Arrangement:
         """What these workers are for.
@@ -47,16 +51,19 @@ class Arranging:
 
     async def outlook(self, nodes: Sequence[Node]) -> Outlook:
         """What could be planned now, and what would. Raises as `now`; where nothing fits the survey says what would."""
-        if not self.spare:
+        if not self.spare and self.replicas == 1:
             return await self.planning.outlook(self.wanted, nodes)
         arrangement = await self.now(nodes)
-        others = [node for node in nodes if node.facts != arrangement.spare]
+        spare, plans = arrangement.spare, tuple(one.plan for one in arrangement.planned)
+        others = [node for node in nodes if spare is None or node.facts.control != spare.control]
         found = await self.planning.outlook(self.wanted, others)
-        plans = [one.plan for one in arrangement.planned]
-        spare = outlook_of(arrangement.spare, plans) if arrangement.spare is not None else None
-        return replace(found, spare=spare)
+        standby = outlook_of(spare, plans) if spare is not None else None
+        found = replace(found, spare=standby)
+        return replace(found, plan=plans[0], replicas=plans) if self.replicas > 1 else found
 
     def _plans(self, nodes: Sequence[Node], grounds: Grounds) -> tuple[Planned, ...]:
+        if self.replicas > 1:
+            return self.planning.several(self.wanted, nodes, grounds, self.replicas)
         return (self.planning.on(self.wanted, nodes, grounds),)
 
     def _with_spare(self, nodes: Sequence[Node], grounds: Grounds) -> Arrangement:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from hyperlane.cluster.planner.candidate import Candidate, Kind, PipelineForecast, candidate_of
 from hyperlane.cluster.planner.facts import ClusterFacts, Objective, Workload
+from hyperlane.cluster.planner.groups import best_groups
 from hyperlane.cluster.planner.moving import Moved, Verdict, load_seconds, moved_layers, stages_of, worth_moving
 from hyperlane.cluster.planner.optimum import TIE, Optimum
 from hyperlane.cluster.planner.override import asked_candidate, asked_layout
 from hyperlane.cluster.planner.problem import Problem
-from hyperlane.cluster.planner.refusal import refusal_of
+from hyperlane.cluster.planner.refusal import refusal_of, too_many
 from hyperlane.cluster.planner.replan import fewest_moves, layout_again
 from hyperlane.cluster.planner.search import best_layout
 from hyperlane.cluster.planner.survey import Survey, survey, with_winner
@@ -64,6 +65,24 @@ class KnapsackPartitioner:
             raise DoesNotFit(refusal_of(problem).text())
         return _choice(
             problem, candidate_of(problem, _kind(problem, len(best.layout)), best.layout, proved=best.proved)
+        )
+
+    def groups(self, facts: ClusterFacts, workload: Workload, count: int) -> tuple[PlanChoice, ...]:
+        """Plans for several pipelines over different workers, which fit beside one another.
+
+        Raises:
+            DoesNotFit: there are not so many; the message says how many there could be.
+
+        """
+        problem = Problem(facts, workload)
+        layouts = best_groups(problem, count, self.objective, everyone=self.everyone)
+        if layouts is None:
+            fewer = (n for n in range(count - 1, 0, -1) if best_groups(problem, n, self.objective) is not None)
+            raise DoesNotFit(too_many(problem, count, next(fewer, 0)))
+        kinds = [_kind(problem, len(layout)) for layout in layouts]
+        return tuple(
+            _choice(problem, candidate_of(problem, kind, layout, proved=False))
+            for kind, layout in zip(kinds, layouts, strict=True)
         )
 
     def survey(self, facts: ClusterFacts, workload: Workload, layers: Sequence[str] = ()) -> Survey:

@@ -124,6 +124,22 @@ def refusal_of(problem: Problem) -> Refusal:
     )
 
 
+def too_many(problem: Problem, count: int, fitting: int) -> str:
+    """Why there are not so many replicas of a model: what one needs, what each node has, and how many there can be."""
+    if not fitting:
+        return refusal_of(problem).text()
+    workload, cost = problem.workload, problem.workload.cost
+    needed = sum(cost.layer_weights) + cost.embedding + cost.output + cost.kv_per_layer * len(cost.layer_weights)
+    rooms = _rooms(problem.facts, problem.memory)
+    free = "; ".join(f"{room.worker}: {human_bytes(room.free_bytes)} free" for room in rooms)
+    return (
+        f"{count} replicas of {workload.model.name} do not fit these {len(problem.facts.workers)} worker(s), {fitting} "
+        f"would: each needs workers of its own with {human_bytes(needed)} together ({workload.slots} slots of "
+        f"{workload.context} tokens) and {human_bytes(cost.workspace)} of workspace on each ({free}). Ask for "
+        f"--replicas {fitting}, or add workers"
+    )
+
+
 def with_slots(workload: Workload, slots: int) -> Workload:
     """The same with another number of slots; the workspace is left as it was counted."""
     kv = -(-workload.cost.kv_per_layer * slots // workload.slots)

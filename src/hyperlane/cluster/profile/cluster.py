@@ -64,8 +64,8 @@ class ClusterProfiler:
 
     def complete(self, status: HeadStatus) -> HeadStatus:
         """A status with what was measured last of the paths. From any thread."""
-        ring = (HEAD, *(stage.worker.name for stage in status.plan.stages), HEAD)
-        linked = set(pairwise(ring))
+        rings = ((HEAD, *(stage.worker.name for stage in plan.stages), HEAD) for plan in status.plans)
+        linked = {link for ring in rings for link in pairwise(ring)}
         links = (replace(link, in_plan=(link.source, link.target) in linked) for link in self._links)
         return replace(status, links=tuple(links))
 
