@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from hyperlane.core import Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TextDelta
+from hyperlane.core import Failed, Finished, FinishReason, GenerationRequest, SamplingParams
 from hyperlane.errors import DeadlineExceeded, EngineFault, PipelineLost, StepOverdue
 from hyperlane.head.gap import MAX_REPLAYS
 from hyperlane.head.head import Head
@@ -19,21 +19,9 @@ from hyperlane.head.options import HeadOptions
 from hyperlane.testing.byte_tokenizer import ByteTokenizer
 from hyperlane.testing.engine_ring import engine_ring
 from hyperlane.testing.fake_engine import FakeCost, FakeFaults
+from hyperlane.testing.mixed_requests import ASKED, FACTS, GREEDY, PATIENT, told
 from hyperlane.testing.picky_engine import PickyEngine
-from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
-
-FACTS = toy_facts()
-PATIENT = HeadOptions(max_step_tokens=16, prompt_chunk=8, recovery_timeout_s=60.0)
-GREEDY = SamplingParams(temperature=0.0)
-ASKED = (
-    (b"greedy", GREEDY),
-    (b"a longer prompt of several chunks that is seeded", SamplingParams(seed=3)),
-    (b"hot: whole logits are asked for", SamplingParams(seed=4, temperature=1.8)),
-    (b"17 bytes, no more", SamplingParams(seed=5, temperature=1.8)),
-    (b"penalties", SamplingParams(seed=6, presence_penalty=1.0, frequency_penalty=0.5, repetition_penalty=1.2)),
-    (b"logprobs", SamplingParams(temperature=0.0, logprobs=2)),
-    (b"x", SamplingParams(seed=7, temperature=1.8)),
-)
+from hyperlane.testing.toy import toy_plan, toy_specs
 
 
 class Cluster:
@@ -78,15 +66,6 @@ class Cluster:
     def answers(self) -> list[tuple]:
         """All that the readers of the requests are told, but times; piece by piece or together is the same."""
         return [told(stream) for stream in [self.submit(prompt, params) for prompt, params in ASKED]]
-
-
-def told(stream) -> tuple:
-    *deltas, last = stream
-    assert all(isinstance(delta, TextDelta) for delta in deltas)
-    assert isinstance(last, Finished), last
-    tokens = [token for delta in deltas for token in delta.tokens]
-    logprobs = [choice for delta in deltas for choice in delta.logprobs]
-    return tokens, "".join(delta.text for delta in deltas), logprobs, last.reason, last.usage
 
 
 @pytest.fixture(scope="module")

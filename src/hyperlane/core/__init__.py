@@ -6,7 +6,7 @@ Imports nothing of ours and knows no socket, clock, engine or file. `docs/archit
 from __future__ import annotations
 
 from hyperlane.core.counts import Endings, Refusals, RequestCounts
-from hyperlane.core.frames import Row, StageTiming
+from hyperlane.core.frames import Kept, Row, StageTiming
 from hyperlane.core.model import ElementType, ModelFacts, Precision, RopeFacts, WeightForm
 from hyperlane.core.names import CANDIDATES_K, Address, ClusterId, Epoch, HeadId, NodeId, TokenId
 from hyperlane.core.plans import LayerRange, Plan, Planner, Prediction, StageCost, StagePlan, StageSpec, WorkerFacts
@@ -44,6 +44,7 @@ __all__ = [
     "GenerationRequest",
     "HeadId",
     "HeadStatus",
+    "Kept",
     "LayerRange",
     "LinkStatus",
     "ModelFacts",

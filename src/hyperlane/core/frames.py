@@ -16,6 +16,8 @@ class Row:
     `top_k`: how many candidates for each. `extra_ids`: tokens whose logits are asked for besides.
     `temperature`: the last stage also returns the log-sum-exp of logits / temperature (1.0 for greedy).
     `whole_logits`: the answer to the wanted positions is the whole logit vector, in a LOGITS frame's payload.
+    `skip_from`: stages from this index on hold the KV entries of all its positions and leave the row out; 0: none do.
+    Nothing is wanted of such a row.
     """
 
     slot: int
@@ -26,6 +28,23 @@ class Row:
     extra_ids: tuple[int, ...] = ()
     temperature: float = 1.0
     whole_logits: bool = False
+    skip_from: int = 0
+
+    def is_skipped(self, stage: int) -> bool:
+        """Whether the stage of this index leaves it out; its hidden states do not come there either."""
+        return 0 < self.skip_from <= stage
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """KV entries that outlive a pipeline.
+
+    `epoch`: the counter of the one that made them. `first`: from this index on all stages of the next one have them,
+    each in the slots where they were.
+    """
+
+    epoch: int
+    first: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,4 +49,5 @@ def _row(share: Share, sequence: Sequence, *, whole_logits: bool) -> Row:
         extra_ids=asked.extra_ids if share.wanted and not whole_logits else (),
         temperature=asked.temperature,
         whole_logits=whole_logits,
+        skip_from=share.skip_from,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from hyperlane.core import Failed, GenerationRequest, HeadStatus, ModelFacts, Plan, SamplingParams
+from hyperlane.core import Failed, GenerationRequest, HeadStatus, Kept, ModelFacts, Plan, SamplingParams
 from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost, StepOverdue
 from hyperlane.head.deadline import LEAST_S, least_after
 from hyperlane.head.gap import Gap
@@ -101,8 +101,10 @@ class Head:
 
     # --- pipelines ---------------------------------------------------------------------------------------------
 
-    def attach(self, ring: Ring, plan: Plan, epoch: int) -> None:
+    def attach(self, ring: Ring, plan: Plan, epoch: int, kept: Kept | None = None) -> None:
         """Serve with this pipeline from now on, and go on with what waits; the head closes the ring when it is done.
+
+        `kept`: what its stages hold of the pipeline before it.
 
         Raises:
             RuntimeError: another pipeline is running (`pause` or `detach` it first), or the head is closed.
@@ -122,6 +124,7 @@ class Head:
                 eos_ids=self._words.eos_ids,
                 reuse=reuse,
                 least_step_s=self._least_step_s,
+                kept=kept,
             )
             self._next, self._last = _Attached(loop, ring, threading.Event()), loop
             self._intake.open(self._nudge.set, plan.slots, self.options.queue)

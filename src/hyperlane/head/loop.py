@@ -11,17 +11,17 @@ from collections.abc import Collection
 from collections.abc import Sequence as Many
 from typing import NamedTuple
 
-from hyperlane.core import Failed, Finished, FinishReason, Plan
+from hyperlane.core import Failed, Finished, FinishReason, Kept, Plan
 from hyperlane.errors import EngineFault, HyperlaneError, StepOverdue
 from hyperlane.head.costs import FrameCosts
 from hyperlane.head.deadline import LEAST_S, StepDeadline
 from hyperlane.head.frames import Departure, step_frame
 from hyperlane.head.pace import Pace
-from hyperlane.head.prefixes import Prefixes, Reuse, common
+from hyperlane.head.prefixes import Place, Prefixes, Reuse, common
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
 from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, schedule
-from hyperlane.head.sequence import Sequence
+from hyperlane.head.sequence import Seat, Sequence
 from hyperlane.head.timings import FrameTiming, Timings
 from hyperlane.wire.candidates import Candidates, split
 from hyperlane.wire.codec import encode, size_sent
@@ -73,7 +73,9 @@ class Loop:
         eos_ids: Collection[int],
         least_step_s: float = LEAST_S,
         reuse: Reuse = Reuse.ALL,
+        kept: Kept | None = None,
     ) -> None:
+        """`kept`: what stages hold of the pipeline before this one."""
         self.plan = plan
         self.epoch = epoch
         self.timings = Timings()
@@ -86,6 +88,7 @@ class Loop:
         self._counters = requests.counters
         self._clock = requests.clock
         self._eos_ids = eos_ids
+        self._kept = kept
         self._lanes = Lanes(plan.slots)
         self._prefixes = Prefixes(policy.chunk, reuse)
         self._costs = FrameCosts()
@@ -118,8 +121,14 @@ class Loop:
         self._ring.wake()
 
     def take_over(self, carried: Collection[Sequence]) -> None:
-        """Before `run`: compute these again, and go on with them. The first ones have the first slots."""
+        """Before `run`: compute these again, and go on with them. The first ones have the first slots.
+
+        Where stages kept what the last pipeline made, that is not computed again there.
+        """
         for sequence in carried:
+            seat, kept = sequence.seat, self._kept
+            if seat is not None and kept is not None and seat.epoch == kept.epoch:
+                sequence.lane.keep(seat.slot, seat.count, kept.first)
             self._queue(sequence)
 
     def run(self) -> None:
@@ -154,6 +163,8 @@ class Loop:
         untold = [news.sequence for news in self._news if news.reason is not None]
         running = [self._sequences[lane] for lane in self._lanes.running]
         waiting = [self._sequences[lane.id] for lane in self._lanes.waiting]
+        for sequence in running:
+            sequence.seat = Seat(self.epoch, sequence.lane.slot, self._lanes.certain(sequence.lane))
         self._lanes = Lanes(self.plan.slots)
         return [*untold, *sorted(running, key=lambda sequence: len(sequence.tokens)), *waiting]
 
@@ -206,7 +217,8 @@ class Loop:
             timings = tuple(back.frame.timings)
             self.timings.note(FrameTiming(ring_us, tokens, left.sent_bytes, back.alone, timings, left.at_s))
             alone_rows = sum(row.count == 1 for row in left.rows)
-            self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in timings))
+            if not any(row.skip_from for row in left.rows):
+                self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in timings))
             self.pace.note(back.at_s, back.committed, streams=back.streams, is_decode=back.is_decode)
         self._returned.clear()
 
@@ -287,7 +299,15 @@ class Loop:
         # What is replayed must come to the same bits again, and of its answer it has to make all entries itself.
         replayed = sequence.replays > 0 or sequence.generated > 0
         exact = replayed or sequence.request.sampling.seed is not None
-        place = self._prefixes.place(sequence.tokens[: lane.prompt], free, exact=exact)
+        prompt = sequence.tokens[: lane.prompt]
+        if lane.seat >= 0:
+            # Others' entries may be copied to its slot, but it waits for none.
+            shared = self._prefixes.place(prompt, (lane.seat,), exact=True) if not lane.sent else None
+            place = shared or Place(lane.seat, lane.sent)
+        else:
+            seats = {one.seat for one in self._lanes.waiting}
+            free = [slot for slot in free if slot not in seats]
+            place = self._prefixes.place(prompt, free, exact=exact) if free else None
         if place is None:
             return None
         for move in place.moves:

@@ -65,6 +65,8 @@ class Lane:
     length: int
     sent: int = 0
     slot: int = -1
+    seat: int = -1
+    """The slot that it must have, because its entries lie there."""
     whole: bool = False
     """Its next token takes the whole logits."""
     served: int = -1
@@ -73,6 +75,11 @@ class Lane:
     """Its prompt's last position was computed a second time, alone."""
     again: bool = False
     """It starts anew, and that is still to be done."""
+    kept: int = 0
+    """Positions from the first on whose entries the stages from `kept_from` on hold."""
+    kept_from: int = 0
+    answered: bool = False
+    """A row of it came back from this pipeline."""
     exact: int = 0
     """Positions from the first on that left in rows of several tokens: what any cut of the prompt makes of them."""
 
@@ -84,7 +91,19 @@ class Lane:
     def restart(self) -> None:
         """Another pipeline takes it over, which holds none of its positions."""
         self.sent, self.slot, self.served, self.exact = 0, -1, -1, 0
-        self.again = self.twice
+        self.seat, self.kept, self.kept_from = -1, 0, 0
+        self.answered, self.again = False, self.twice
+
+    def keep(self, seat: int, count: int, first: int) -> None:
+        """The stages from `first` on hold the entries of the first `count` positions in a slot, as they were."""
+        self.seat = seat
+        self.kept, self.kept_from = min(count, self.length - 1), first
+        if first == 0:
+            self.sent, self.again = self.kept, self.again and self.kept < self.prompt
+
+    def skipped_from(self, end: int) -> int:
+        """The first stage that leaves out a row up to `end`; 0: none does."""
+        return self.kept_from if end <= self.kept else 0
 
     def wants(self, end: int) -> bool:
         """Whether the token after position `end` − 1 is asked for."""
@@ -111,13 +130,17 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one row carries: tokens `start` … of a lane, and whether the token that follows them is asked for."""
+    """What one row carries: tokens `start` … of a lane, and whether the token that follows them is asked for.
+
+    `skip_from`: as a row has it.
+    """
 
     lane: int
     slot: int
     start: int
     count: int
     wanted: bool
+    skip_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +239,15 @@ class Lanes:
             raise ProtocolError(f"step {step} came back, expected was {expected}")
         flight = self.flights.popleft()
         self.bytes -= flight.plan.bytes
+        for share in flight.plan.shares:
+            if (lane := self.running.get(share.lane)) is not None:
+                lane.answered = True
         return flight
+
+    def certain(self, lane: Lane) -> int:
+        """Positions of a running lane, from the first on, whose entries are surely in every stage."""
+        starts = [share.start for flight in self.flights for share in flight.plan.shares if share.lane == lane.id]
+        return min(starts, default=lane.sent) if lane.answered else 0
 
     def grow(self, lane: Lane, *, whole: bool) -> None:
         """The lane has one token more. `whole`: the one after it takes the whole logits."""
@@ -321,14 +352,14 @@ def _fill(
 ) -> StepPlan | None:
     """Rows in the given order until the budget is used; None when there are none, or not the bytes for them."""
     left = policy.max_step_tokens
-    shares = [Share(lane.id, lane.slot, lane.sent, 1, lane.wants(lane.sent + 1)) for lane in decodes]
+    shares = [_share(lane, 1) for lane in decodes]
     decode_rows = sum(share.wanted for share in shares)
     left -= len(shares)
     for lane in prompts:
         count = _part(policy.next_count(lane), prompt_tokens)
         if not 0 < count <= left:
             continue
-        shares.append(Share(lane.id, lane.slot, lane.sent, count, lane.wants(lane.sent + count)))
+        shares.append(_share(lane, count))
         left -= count
         prompt_tokens -= count
     if not shares:
@@ -338,6 +369,11 @@ def _fill(
     if lanes.flights and lanes.bytes + size > policy.max_bytes:
         return None
     return StepPlan(tuple(shares), whole_logits, decode_rows, size)
+
+
+def _share(lane: Lane, count: int) -> Share:
+    end = lane.sent + count
+    return Share(lane.id, lane.slot, lane.sent, count, lane.wants(end), lane.skipped_from(end))
 
 
 def _part(count: int, room: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hyperlane.core import (
     Failed,
@@ -25,6 +26,14 @@ from hyperlane.head.scheduler import Lane
 from hyperlane.head.streams import Stream
 from hyperlane.head.text import TextAssembler
 from hyperlane.wire.candidates import Candidates
+
+
+class Seat(NamedTuple):
+    """Where the pipeline of an epoch's counter had it: the slot, and how many positions all stages had entries of."""
+
+    epoch: int
+    slot: int
+    count: int
 
 
 class Sequence:
@@ -57,6 +66,7 @@ class Sequence:
         "paused_s",
         "replays",
         "request",
+        "seat",
         "seed",
         "stream",
         "submitted_s",
@@ -106,6 +116,8 @@ class Sequence:
         """Seconds between the loss of a pipeline and the next token, of all losses together."""
         self.replays = 0
         """How often it was carried to another pipeline since its last token."""
+
+        self.seat: Seat | None = None
 
     def admit(self, now_s: float) -> None:
         """It has a slot; the first time counts."""

@@ -107,6 +107,9 @@ class StageHost:
         if order.key in self._loading or order.key in self._stages:
             raise LoadFailed(f"{order.key} is already on worker {self.name}")
         held = self._held(order)
+        if held is None and order.held is not None:
+            # Its head counts on the KV entries as well.
+            raise LoadFailed(f"{order.held}, which {order.key} should take over, is not on worker {self.name}")
         free = self._free()
         if held is None and order.needed_bytes > free:
             raise DoesNotFit(

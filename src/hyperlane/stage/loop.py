@@ -60,7 +60,8 @@ class StageLoop:
     def _place(self, frame: Frame) -> memoryview:
         self._header_ns = time.perf_counter_ns()
         if frame.rows is not self._placed[0]:
-            self._placed = frame.rows, self._engine.input_buffer(frame.rows)
+            rows = self._rows_of(frame)
+            self._placed = frame.rows, self._engine.input_buffer(rows) if rows else memoryview(bytearray())
         return self._placed[1]
 
     def _run_frame(self, frame: Frame, waited_us: int) -> None:
@@ -68,7 +69,8 @@ class StageLoop:
         self._placed = (), memoryview(b"")
         self.computing = True
         began_ns = time.perf_counter_ns()
-        payload = self._engine.step(frame.rows)
+        rows = self._rows_of(frame)
+        payload = self._passed_on(rows, self._engine.step(rows) if rows else ())
         send_ns = time.perf_counter_ns()
         self.computing = False
         timing = PassedTiming(
@@ -82,6 +84,27 @@ class StageLoop:
         self._previous_send_us = (time.perf_counter_ns() - send_ns) // 1000
         self.steps += 1
         self.moved_s = time.monotonic()
+
+    def _rows_of(self, frame: Frame) -> tuple[Row, ...]:
+        """The rows that this stage computes: of the others it holds the KV entries."""
+        stage = self._spec.index
+        if not any(row.skip_from for row in frame.rows):
+            return frame.rows
+        return tuple(row for row in frame.rows if not row.is_skipped(stage))
+
+    def _passed_on(self, rows: Sequence[Row], payload: Sequence[memoryview]) -> Sequence[memoryview]:
+        """Of what was computed, what the next stage does not leave out."""
+        following = self._spec.index + 1
+        if self._spec.is_last or not any(row.skip_from == following for row in rows):
+            return payload
+        whole = memoryview(b"".join(payload))
+        size = len(whole) // sum(row.count for row in rows)
+        parts, at = [], 0
+        for row in rows:
+            if not row.is_skipped(following):
+                parts.append(whole[at * size : (at + row.count) * size])
+            at += row.count
+        return parts
 
     def _answers_with(self, frame: Frame) -> Kind:
         if not self._spec.is_last:

@@ -19,6 +19,17 @@ from hyperlane.wire.packing import token_bytes
 @contextmanager
 def engine_ring(specs: Sequence[StageSpec], engines: Sequence[Engine]) -> Iterator[Ring]:
     """The head's ends of a ring through these engines; their threads end with the context."""
+    ring, stages = linked(specs, engines)
+    try:
+        yield ring
+    finally:
+        ring.close()
+        for stage in stages:
+            stage.close()
+
+
+def linked(specs: Sequence[StageSpec], engines: Sequence[Engine]) -> tuple[Ring, list[Stage]]:
+    """The head's ends of a ring through these engines, and the stages, which the caller closes after it."""
     first = specs[0]
     limits = Limits(
         max_rows=first.slots,
@@ -30,14 +41,9 @@ def engine_ring(specs: Sequence[StageSpec], engines: Sequence[Engine]) -> Iterat
     )
     kinds = [frozenset({Kind.TOKENS})] + [frozenset({Kind.HIDDEN})] * (len(specs) - 1)
     kinds.append(frozenset({Kind.CANDIDATES, Kind.LOGITS}))
-    ring, links = memory_ring([Terms(first.epoch.counter, limits, one) for one in kinds])
+    ring, links = memory_ring([Terms(first.epoch.counter, limits, one, stage) for stage, one in enumerate(kinds)])
     stages = [Stage(spec, engine, f"fake-{spec.index}") for spec, engine in zip(specs, engines, strict=True)]
-    try:
-        for stage, (incoming, outgoing) in zip(stages, links, strict=True):
-            stage.attach(Role.UPSTREAM, incoming)
-            stage.attach(Role.DOWNSTREAM, outgoing)
-        yield ring
-    finally:
-        ring.close()
-        for stage in stages:
-            stage.close()
+    for stage, (incoming, outgoing) in zip(stages, links, strict=True):
+        stage.attach(Role.UPSTREAM, incoming)
+        stage.attach(Role.DOWNSTREAM, outgoing)
+    return ring, stages

@@ -216,7 +216,7 @@ def read_body(kind: Kind, header: Header, body: memoryview, terms: Terms) -> Mes
     if kind in STEP_KINDS:
         data = body[: header.rows_bytes]
         rows = unpack_rows(data, header.rows, terms.limits)
-        expected = payload_bytes(kind, rows, terms.limits)
+        expected = payload_bytes(kind, rows, terms.limits, terms.stage)
         if header.payload_bytes != expected:
             raise ProtocolError(f"{header.payload_bytes} bytes of payload, where the rows make {expected}")
         timings = TimingRecords(bytes(body[header.rows_bytes :])) if header.timings else ()

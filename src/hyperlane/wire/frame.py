@@ -115,7 +115,7 @@ class Hello:
             kinds = frozenset({Kind.CANDIDATES, Kind.LOGITS})
         else:
             kinds = frozenset({Kind.TOKENS if self.stage == 0 else Kind.HIDDEN})
-        return Terms(self.epoch.counter, limits or self.limits, kinds)
+        return Terms(self.epoch.counter, limits or self.limits, kinds, self.stage)
 
 
 def pass_on(frame: Frame, kind: Kind, payload: Sequence[Buffer], timing: StageTiming) -> Frame:

@@ -40,22 +40,28 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds on one link from HELLO to its end. `kinds`: the step frames that it carries."""
+    """What holds on one link from HELLO to its end.
+
+    `kinds`: the step frames that it carries. `stage`: where a link to the next stage leads; 0 on the head's.
+    """
 
     epoch: int
     limits: Limits
     kinds: frozenset[Kind]
+    stage: int = 0
 
 
-def payload_bytes(kind: Kind, rows: Sequence[Row], limits: Limits) -> int:
+def payload_bytes(kind: Kind, rows: Sequence[Row], limits: Limits, stage: int = 0) -> int:
     """Bytes that the payload of a step frame with these rows has: no other length is valid.
+
+    `stage`: of whom receives hidden states: rows that it leaves out bring none.
 
     Raises:
         ProtocolError: the answer is of the other kind than the rows ask for.
 
     """
     if kind is Kind.HIDDEN:
-        return limits.token_bytes * sum(row.count for row in rows)
+        return limits.token_bytes * sum(row.count for row in rows if not row.is_skipped(stage))
     if kind is Kind.TOKENS:
         return TOKEN_ID_BYTES * sum(row.count for row in rows)
     size = candidates_bytes(rows, limits.vocab)

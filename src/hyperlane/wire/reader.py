@@ -23,10 +23,10 @@ A one-row frame comes whole in one system call. `benchmarks/hop.py` shows no gai
 
 def place_afresh(terms: Terms) -> PlacePayload:
     """A `PlacePayload` that gives every frame memory of its own, no more than the link's limits allow."""
-    limits = terms.limits
+    limits, stage = terms.limits, terms.stage
 
     def place(frame: Frame) -> memoryview:
-        return np.empty(payload_bytes(frame.kind, frame.rows, limits), np.uint8).data
+        return np.empty(payload_bytes(frame.kind, frame.rows, limits, stage), np.uint8).data
 
     return place
 

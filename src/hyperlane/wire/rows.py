@@ -20,6 +20,9 @@ START_AT = 8
 WORD = 4
 WANT_NONE, WANT_LAST, WANT_LIST = 0, 1, 2
 WHOLE_LOGITS = 1
+MOST_SKIPPED_FROM = 127
+"""Flags are a byte: whole logits in bit 0, the first stage that leaves the row out in the others."""
+
 _INFINITY = float("inf")
 
 
@@ -59,7 +62,7 @@ def pack_rows(rows: Sequence[Row]) -> bytes:
                 lists += want
         if extra:
             lists += extra
-        flags = WHOLE_LOGITS if row.whole_logits else 0
+        flags = row.skip_from << 1 | row.whole_logits
         parts.append(pack(row.temperature, row.start, row.count, listed, row.slot, row.top_k, len(extra), mode, flags))
     if lists:
         parts.append(struct.pack(f"<{len(lists)}I", *lists))
@@ -91,7 +94,7 @@ def unpack_rows(data: memoryview, count: int, limits: Limits) -> tuple[Row, ...]
             or top_k > limits.vocab
             or tokens > limits.max_step_tokens
             or mode > WANT_LIST
-            or flags > WHOLE_LOGITS
+            or (flags > WHOLE_LOGITS and (mode != WANT_NONE or flags & WHOLE_LOGITS))
             or (listed > 0) is not (mode == WANT_LIST)
         ):
             raise _wrong_row(len(rows), fields, tokens, limits)
@@ -103,7 +106,8 @@ def unpack_rows(data: memoryview, count: int, limits: Limits) -> tuple[Row, ...]
         if extras:
             extra_ids, at = words[at : at + extras], at + extras
             _check_extra(len(rows), extra_ids, extras, limits)
-        rows.append(Row(slot, start, length, want, top_k, extra_ids, temperature, flags == WHOLE_LOGITS))
+        whole, skip_from = flags == WHOLE_LOGITS, flags >> 1
+        rows.append(Row(slot, start, length, want, top_k, extra_ids, temperature, whole, skip_from))
     if at != len(words):
         raise ProtocolError(f"the rows' lists take {at} words, but {len(words)} came")
     if count > 1:

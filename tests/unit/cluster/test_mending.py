@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from hyperlane.cluster.pipelines.breaker import FAILURES, LONGEST_PAUSE_S, PAUSE_S, TRUSTED_AFTER_S, WINDOW_S, Breakers
+from hyperlane.cluster.pipelines.controller import kept_of
 from hyperlane.cluster.pipelines.holdings import Holdings
 from hyperlane.cluster.pipelines.mending import fits_beside, is_mended, mended, same_places
-from hyperlane.core import Address, Epoch
+from hyperlane.core import Address, Epoch, Kept
 from hyperlane.stage.orders import LoadOrder, StageKey, WeightSources
 from hyperlane.testing.toy import TOY_HEAD, toy_facts, toy_plan, toy_specs
 
@@ -77,6 +78,23 @@ def test_workers_of_one_machine_share_its_room():
     )
     assert not fits_beside(wide, running, workers(0, 1, 2, free=2 * NEEDED, pool="m"))
     assert fits_beside(wide, running, workers(0, 1, 2, free=3 * NEEDED, pool="m"))
+
+
+def test_what_is_kept_is_the_end_of_the_ring_that_served_in_the_last_pipeline():
+    head = order_of(0).spec.epoch.head
+    last = Epoch(head, 4)
+
+    def orders(*held: int | None) -> list[LoadOrder]:
+        return [order_of(0, 5, None if one is None else StageKey(Epoch(head, one), 0)) for one in held]
+
+    assert kept_of(orders(4, None, 4, 4), last) == Kept(4, 2)
+    assert kept_of(orders(4, 4), last) == Kept(4, 0)
+    assert kept_of(orders(None, 4), last) == Kept(4, 1)
+    assert kept_of(orders(4, None), last) is None
+    assert kept_of(orders(4, 3), last) is None
+    assert kept_of(orders(None), None) is None
+    many = [*orders(*[None] * 128), *orders(4)]
+    assert kept_of(many, last) is None  # a row could not say so
 
 
 # --- what is held --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hyperlane.wire import codec
 from hyperlane.wire.frame import Copy, Fault, Frame, Kind, pass_on
 from hyperlane.wire.limits import Limits, Terms, payload_bytes
 from hyperlane.wire.reader import FrameReader, place_afresh
-from hyperlane.wire.rows import rows_size
+from hyperlane.wire.rows import MOST_SKIPPED_FROM, rows_size
 from hyperlane.wire.timings import PassedTiming
 
 EPOCH = (1 << 64) - 2
@@ -36,16 +36,18 @@ def rows(draw):
     said = []
     for slot in slots:
         count = draw(st.integers(1, LIMITS.max_step_tokens // LIMITS.max_rows))
+        want = tuple(sorted(draw(st.sets(st.integers(0, count - 1)))))
         said.append(
             Row(
                 slot,
                 draw(st.integers(0, LIMITS.context - count)),
                 count,
-                tuple(sorted(draw(st.sets(st.integers(0, count - 1))))),
+                want,
                 draw(st.integers(1, LIMITS.max_top_k)),
                 tuple(draw(st.lists(st.integers(0, LIMITS.vocab - 1), max_size=LIMITS.max_extra_ids))),
                 draw(st.floats(0, exclude_min=True, allow_infinity=False)),
                 whole,
+                0 if want or whole else draw(st.integers(0, MOST_SKIPPED_FROM)),
             )
         )
     return tuple(said)
@@ -222,6 +224,20 @@ def test_cause_is_one_bounded_printable_line():
 
 # --- what is refused ---------------------------------------------------------------------------------------------
 
+
+def test_rows_that_a_stage_leaves_out_bring_it_no_payload():
+    said = (Row(0, 0, 2, (1,)), Row(1, 0, 3, skip_from=2), Row(2, 0, 1, skip_from=1))
+    sizes = [payload_bytes(Kind.HIDDEN, said, LIMITS, stage) // LIMITS.token_bytes for stage in (1, 2, 3)]
+    assert sizes == [5, 2, 2]
+    assert payload_bytes(Kind.TOKENS, said, LIMITS) == 4 * 6
+    for stage, size in zip((1, 2), sizes, strict=False):
+        frame = Frame(Kind.HIDDEN, EPOCH, 1, said, (bytes(size * LIMITS.token_bytes),))
+        terms = dataclasses.replace(TERMS, stage=stage)
+        assert [got.rows for got in feed(FrameReader(terms), joined(frame), [1 << 20], place_afresh(terms))] == [said]
+        with pytest.raises(ProtocolError, match="where the rows make"):
+            list(feed(FrameReader(TERMS), joined(frame), [1 << 20], place_afresh(TERMS)))
+
+
 GOOD = Row(0, 10, 5, (1, 3), 8, (2, 4), 1.0)
 
 BAD_ROWS = {
@@ -242,6 +258,8 @@ BAD_ROWS = {
     "temperature nan": (dataclasses.replace(GOOD, temperature=float("nan")),),
     "temperature inf": (dataclasses.replace(GOOD, temperature=float("inf")),),
     "slot twice": (GOOD, GOOD),
+    "skipped and wanted": (dataclasses.replace(GOOD, skip_from=1),),
+    "skipped and whole": (Row(0, 0, 1, whole_logits=True, skip_from=3),),
     "whole and not": (GOOD, Row(1, 0, 1, whole_logits=True)),
 }
 

@@ -7,6 +7,7 @@ Knows no request and no token, and not when to change. Lives in one event loop.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 
 from hyperlane.cluster.heartbeat import OnLeaving, OnLost
 from hyperlane.cluster.identity import HeadIdentity
@@ -16,8 +17,9 @@ from hyperlane.cluster.pipelines.holdings import Place
 from hyperlane.cluster.pipelines.loader import StageLoader
 from hyperlane.cluster.pipelines.running_ring import RunningRing
 from hyperlane.cluster.planning import Planned
-from hyperlane.core import Address
-from hyperlane.stage.orders import StageKey
+from hyperlane.core import Address, Epoch, Kept
+from hyperlane.stage.orders import LoadOrder, StageKey
+from hyperlane.wire.rows import MOST_SKIPPED_FROM
 
 
 class Controller:
@@ -30,6 +32,7 @@ class Controller:
         self._loader = loader
         self._ring = RunningRing(crew)
         self._unneeded: Sequence[Place] = ()
+        self._last: Epoch | None = None
 
     @property
     def blamed(self) -> set[Address]:
@@ -75,6 +78,8 @@ class Controller:
         loaded |= await self._loader.load(self._ask, kept, workers)
         in_order = [loaded[stage.index] for stage in plan.stages]
         pipeline = await self._ring.link(self._ask, planned, epoch, in_order, (on_lost, on_leaving))
+        pipeline = replace(pipeline, kept=kept_of([order for _, order in orders], self._last))
+        self._last = epoch
         self._unneeded = self._unwanted({(where, order.key) for where, order in orders}, workers)
         return pipeline
 
@@ -102,6 +107,16 @@ class Controller:
         """Close the ring; what workers hold is the crew's. Idempotent."""
         await self._ring.drop()
 
+    # --- what is left of the last one ------------------------------------------------------------------------
+
     def _unwanted(self, wanted: Collection[Place], workers: Collection[Address] = ()) -> Sequence[Place]:
         """What was loaded here, and what a spare holds on these workers, but what is wanted."""
         return self.crew.holdings.besides(wanted, self._loader.owner, workers)
+
+
+def kept_of(orders: Sequence[LoadOrder], last: Epoch | None) -> Kept | None:
+    """What a pipeline's stages, in order, hold of the last one's KV entries: those at its end that served in both."""
+    first = len(orders)
+    while first and (held := orders[first - 1].held) is not None and held.epoch == last:
+        first -= 1
+    return Kept(last.counter, first) if last is not None and first < min(len(orders), MOST_SKIPPED_FROM + 1) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from hyperlane.cluster.planning import Planned
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.wanted import Wanted
-from hyperlane.core import Address, Epoch, Plan
+from hyperlane.core import Address, Epoch, Kept, Plan
 from hyperlane.errors import HyperlaneError
 from hyperlane.models.ranges import TensorPlaces
 from hyperlane.wire.link import Ring
@@ -31,11 +31,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A plan whose stages are loaded and linked, and the head's two ends of its ring."""
+    """A plan whose stages are loaded and linked, and the head's two ends of its ring.
+
+    `kept`: what its stages hold of the pipeline that was brought up before it.
+    """
 
     planned: Planned
     epoch: Epoch
     ring: Ring
+    kept: Kept | None = None
 
     @property
     def plan(self) -> Plan:

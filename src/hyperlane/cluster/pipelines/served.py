@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hyperlane.core import Plan
+from hyperlane.core import Kept, Plan
 from hyperlane.errors import HyperlaneError
 from hyperlane.wire.link import Ring
 
@@ -12,8 +12,8 @@ from hyperlane.wire.link import Ring
 class Served(Protocol):
     """What a head is to its upkeep. Called from the event loop, but `pause`, which waits, from a thread."""
 
-    def attach(self, ring: Ring, plan: Plan, epoch: int) -> None:
-        """Go on with this pipeline."""
+    def attach(self, ring: Ring, plan: Plan, epoch: int, kept: Kept | None = None) -> None:
+        """Go on with this pipeline. `kept`: what its stages hold of the one before it."""
         ...
 
     def pause(self, verdict: HyperlaneError | None = None) -> None:

@@ -226,7 +226,7 @@ class Upkeep:
     async def _serve(self, pipeline: Pipeline) -> None:
         self._running, self._since_s = pipeline, self._clock()
         self._generation += 1
-        self._head.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter)
+        self._head.attach(pipeline.ring, pipeline.plan, pipeline.epoch.counter, pipeline.kept)
         self._head.prove()
         self._claims.take(self._owner, pipeline.plan)
 
