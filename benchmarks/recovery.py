@@ -63,23 +63,18 @@ class Bench:
 
     def kill(self, at: int, stage: int) -> Loss:
         """Kill the worker of a stage when the stream has so many tokens."""
-        tokens, gap_s, noticed_s = self._stream(at, lambda: self._process(stage).kill())
+        tokens, gap_s, noticed_s = self._stream(at, self._process(stage).kill)
         self._check(tokens)
         return Loss(at, stage, noticed_s, gap_s)
 
     def hang(self, stage: int) -> Hang:
         """Suspend it."""
-        victim: list[psutil.Process] = []
-
-        def suspend() -> None:
-            victim.append(self._process(stage))
-            victim[0].suspend()
-
+        victim = self._process(stage)
         with _Heard() as heard:
-            tokens, gap_s, noticed_s = self._stream(HANG_AT, suspend)
+            tokens, gap_s, noticed_s = self._stream(HANG_AT, victim.suspend)
         self._check(tokens)
-        if victim[0].is_running():
-            victim[0].kill()
+        if victim.is_running():
+            victim.kill()
         return Hang(noticed_s, heard.deadline_s, gap_s)
 
     def wait_for_all(self) -> None:

@@ -300,6 +300,7 @@ class Loop:
         replayed = sequence.replays > 0 or sequence.generated > 0
         exact = replayed or sequence.request.sampling.seed is not None
         prompt = sequence.tokens[: lane.prompt]
+        place: Place | None
         if lane.seat >= 0:
             # Others' entries may be copied to its slot, but it waits for none.
             shared = self._prefixes.place(prompt, (lane.seat,), exact=True) if not lane.sent else None

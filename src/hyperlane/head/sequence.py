@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from hyperlane.core import (
     Failed,
@@ -28,7 +28,8 @@ from hyperlane.head.text import TextAssembler
 from hyperlane.wire.candidates import Candidates
 
 
-class Seat(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Seat:
     """Where the pipeline of an epoch's counter had it: the slot, and how many positions all stages had entries of."""
 
     epoch: int

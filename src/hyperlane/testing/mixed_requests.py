@@ -25,8 +25,9 @@ Told = tuple[list[int], str, list[TokenChoice], FinishReason, Usage]
 
 def told(stream: EventStream) -> Told:
     """All that a request's reader is told but times; piece by piece or together is the same."""
-    *deltas, last = stream
-    assert all(isinstance(delta, TextDelta) for delta in deltas)
+    *events, last = stream
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    assert len(deltas) == len(events)
     assert isinstance(last, Finished), last
     tokens = [token for delta in deltas for token in delta.tokens]
     logprobs = [choice for delta in deltas for choice in delta.logprobs]
