@@ -1,6 +1,7 @@
 """What a lost worker costs: how soon it is noticed, and how long a stream stands still, by the tokens to compute again.
 
-    python benchmarks/recovery.py [--workers 3] [--runs 5] [--model smollm2-135m] [--at 16 128 256 448] [--json FILE]
+    python benchmarks/recovery.py [--workers 3] [--spare] [--runs 5] [--model smollm2-135m] [--at 16 128 256 448]
+                                  [--json FILE]
 
 Workers are processes of this machine with one thread each; a lone greedy stream of 512 tokens runs. When it has so many
 tokens a worker is killed (SIGKILL), each stage's in its turn: *noticed* is the time until the head has given the
@@ -78,12 +79,16 @@ class Bench:
         return Hang(noticed_s, heard.deadline_s, gap_s)
 
     def wait_for_all(self) -> None:
-        """Until the worker that was started again is part of the plan."""
+        """Until the worker that was started again is part of the plan, or the spare, which holds every stage again."""
         until_s = time.monotonic() + WITHIN_S
-        while len(self._places()) < self._workers or not self._serving.service.ready():
+        while len(self._places()) < self._workers or not self._is_ready():
             if time.monotonic() > until_s:
                 raise SystemExit(f"not all {self._workers} workers came back within {WITHIN_S:g} s")
             time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        spare = self._serving.service.status().spare
+        return self._serving.service.ready() and (spare is None or len(spare.layers) == spare.stages > 0)
 
     def _places(self) -> set[int]:
         return {stage.worker.control.port for stage in self._serving.plan.stages}
@@ -167,10 +172,12 @@ def main() -> None:
     """Print the curve of the gap, then what was noticed when."""
     options = _options()
     settings = {"model": options.model, "local_workers": options.workers, "threads": 1, "context": 1024}
-    settings |= {"measure": "never"}  # layers as even as they go, each time
-    print(f"{options.model}, {options.workers} workers of 1 thread on this machine; {describe_machine()}")
+    settings |= {"measure": "never", "spare": options.spare}  # layers as even as they go, each time
+    spare = " and a spare" if options.spare else ""
+    print(f"{options.model}, {options.workers} workers of 1 thread{spare} on this machine; {describe_machine()}")
     with start_serving(load(ServeConfig, **settings)) as serving:
         bench = Bench(serving, options.workers)
+        bench.wait_for_all()
         losses = _losses(bench, options)
         hangs = []
         for run in range(options.hangs):
@@ -216,6 +223,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--spare", action="store_true", help="one worker more, which holds the stages of the others")
     parser.add_argument("--runs", type=int, default=3, help="kills at each number of tokens")
     parser.add_argument("--hangs", type=int, default=3)
     parser.add_argument("--at", type=int, nargs="*", default=[16, 128, 256, 448])
