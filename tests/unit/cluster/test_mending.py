@@ -121,10 +121,36 @@ def test_what_a_worker_says_counts():
     held.loaded(PLACES[0], order_of(0))
     held.loaded(PLACES[0], order_of(1))
     stray = StageKey(Epoch(TOY_HEAD, 9), 0)
-    assert held.said(PLACES[0], [order_of(1).key, stray]) == [stray]
+    assert held.said(PLACES[0], [order_of(1).key, stray], held.of(PLACES[0])) == [stray]
     assert held.besides([(PLACES[0], order_of(1).key)]) == []
     held.dropped(PLACES[0])
     assert held.bytes_of(PLACES[0]) == 0
+
+
+def test_what_is_loaded_while_a_worker_is_asked_is_neither_forgotten_nor_a_stray():
+    held = Holdings()
+    asked = held.of(PLACES[0])
+    held.loading(PLACES[0], order_of(0).key)
+    assert held.said(PLACES[0], [order_of(0).key], asked) == []
+    held.loaded(PLACES[0], order_of(0))
+    assert held.said(PLACES[0], [], asked) == []
+    assert list(held.of(PLACES[0])) == [order_of(0).key]
+
+
+def test_what_a_silent_worker_holds_is_known_again_when_it_answers():
+    held = Holdings()
+    held.loaded(PLACES[0], order_of(0))
+    held.silent(PLACES[0])
+    assert held.besides(()) == []
+    assert held.said(PLACES[0], [order_of(0).key], held.of(PLACES[0])) == []
+    assert held.besides(()) == [(PLACES[0], order_of(0).key)]
+
+
+def test_an_owner_drops_what_is_its_own_and_what_stands_by_where_it_needs_room():
+    held = Holdings()
+    for place, owner in zip(PLACES, ("a", "b", "spare"), strict=False):
+        held.loaded(place, order_of(0), owner)
+    assert held.besides((), "a", [PLACES[2]]) == [(PLACES[0], order_of(0).key), (PLACES[2], order_of(0).key)]
 
 
 # --- breakers ------------------------------------------------------------------------------------------------

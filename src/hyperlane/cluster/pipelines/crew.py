@@ -138,7 +138,7 @@ class Crew:
         missing: list[tuple[Address, HyperlaneError]] = []
         for client, answer in zip(clients, answers, strict=True):
             if isinstance(answer, HyperlaneError):
-                self.holdings.dropped(client.address)
+                self.holdings.silent(client.address)
                 missing.append((client.address, answer))
             elif isinstance(answer, BaseException):
                 raise answer
@@ -147,10 +147,11 @@ class Crew:
 
     async def _look_at(self, client: WorkerClient) -> Present:
         described = await client.describe(timeout_s=PROBE_S, tries=PROBES)
+        asked = self.holdings.of(client.address)
         health = await client.health(self.head, PROBE_S, PROBES)
         if not health.holds_lease and health.lease_s > 0:
             raise WorkerBusy(f"{client.name} at {client.address} is held by another head")
-        for stray in self.holdings.said(client.address, (key for key, _ in health.stages)):
+        for stray in self.holdings.said(client.address, (key for key, _ in health.stages), asked):
             await client.unload(self.head, stray)
         node = Node(client, self.named(described.facts))
         return Present(node, self.holdings.bytes_of(client.address), health.draining)

@@ -19,6 +19,7 @@ class Holdings:
         self._orders: dict[Address, dict[StageKey, LoadOrder]] = {}
         self._owners: dict[Place, str] = {}
         self._coming: set[Place] = set()
+        self._silent: set[Address] = set()
 
     def loading(self, worker: Address, key: StageKey) -> None:
         """A worker is told to load a stage: it is known from now on. `loaded` or `not_loaded` follows."""
@@ -44,10 +45,19 @@ class Holdings:
         else:
             self._orders.get(worker, {}).pop(key, None)
 
-    def said(self, worker: Address, keys: Iterable[StageKey]) -> list[StageKey]:
-        """What a worker says that it has: forget what it has not. Returns those that nobody here loaded."""
+    def silent(self, worker: Address) -> None:
+        """A worker does not answer: it is asked what it holds before any of that is used, or dropped."""
+        self._silent.add(worker)
+
+    def said(self, worker: Address, keys: Iterable[StageKey], asked: Collection[StageKey]) -> list[StageKey]:
+        """What a worker says that it has: forget what it has not. Returns those that nobody here loaded.
+
+        `asked`: what it was known to hold when it was asked; what came meanwhile is not in its answer.
+        """
+        self._silent.discard(worker)
         has, known = set(keys), self._orders.get(worker, {})
-        self._orders[worker] = {key: order for key, order in known.items() if key in has}
+        gone = set(asked) - has
+        self._orders[worker] = {key: order for key, order in known.items() if key not in gone}
         strays = (key for key in has - set(known) if (worker, key) not in self._coming)
         return sorted(strays, key=lambda key: (key.epoch, key.index))
 
@@ -68,7 +78,8 @@ class Holdings:
         return dict(self._orders.get(worker, {}))
 
     def besides(self, wanted: Collection[Place], owner: str = "", workers: Collection[Address] = ()) -> Sequence[Place]:
-        """All that an owner holds, and all that anybody holds on some workers, but what is wanted."""
-        places = [(worker, key) for worker, held in self._orders.items() for key in held]
+        """All that an owner holds, and all that anybody holds on some workers, but what is wanted; of who answers."""
+        answering = [(worker, held) for worker, held in self._orders.items() if worker not in self._silent]
+        places = [(worker, key) for worker, held in answering for key in held]
         mine = [place for place in places if self._owners.get(place, "") == owner or place[0] in workers]
         return [place for place in mine if place not in wanted]
