@@ -20,9 +20,10 @@ MODEL ?= smollm2-135m
 LISTEN ?= 127.0.0.1:7420
 FAULTS ?= 200
 SEED ?= 1
+HOURS ?= 1
 CODE := src tests examples benchmarks scripts
 
-.PHONY: fuzz help build run-example run-worker test test-unit test-slow test-lan chaos check lint format format-check types layers proto bench clean
+.PHONY: fuzz help build run-example run-worker test test-unit test-slow test-lan chaos soak check lint format format-check types layers proto bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -70,6 +71,9 @@ fuzz: build  ## hostile input for longer: TIMES=20 as much as in the tests, then
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris \
 		&& $(BIN)/python tests/fuzz/coverage_guided.py --seconds $(SECONDS) \
 		|| { $(BIN)/python -c "import atheris" 2>/dev/null && exit 1; echo "atheris cannot be installed here: fuzzing guided by coverage was left out"; }
+
+soak: build  ## hours of steady and bursty load with a fault every minute (HOURS=1)
+	$(BIN)/python benchmarks/soak.py --hours $(HOURS) --seed $(SEED) $(ARGS)
 
 check: format-check lint types layers  ## format, lint, types, import contract
 

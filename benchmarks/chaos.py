@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 from hyperlane.bench.machine import describe_machine
+from hyperlane.bench.pages import write_figures
 from hyperlane.config import Paths, load
 from hyperlane.models.download import pull
 from hyperlane.testing.chaos.cluster import WorkerKind
@@ -34,18 +37,77 @@ TINY_CONTEXT = 1024
 def main() -> None:
     """Run, print, and end with what was found."""
     options = _options()
-    print(f"{options.faults} faults, seed {options.seed}, {options.model}, wire {options.wire}; {describe_machine()}")
+    began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         scene = scene_of(options.model, options.wire, options.workers, options.clients, Path(folder))
-        faults = itertools.islice(schedule(options.seed, options.longest), options.faults)
-        began_s = time.monotonic()
+        first, count = options.first, options.faults
+        faults = itertools.islice(schedule(options.seed, options.longest), first, first + count)
         outcome = run_chaos(scene, faults, Path(folder), options.seed, _tell if options.verbose else lambda *_: None)
-    print(table(outcome.records))
-    print(summary(outcome, time.monotonic() - began_s))
+    here = Found.of(outcome, time.monotonic() - began_s)
+    if options.json:
+        options.json.write_text(json.dumps(asdict(here)), encoding="utf-8")
+    both = here.after(*(Found.read(path) for path in options.after))
+    title = (
+        f"{len(both.rows)} faults, seed {options.seed}, {options.model}, wire {options.wire}, {scene.workers} workers, "
+        f"{scene.clients} clients; {describe_machine()}"
+    )
+    text = "\n".join((title, table(both.rows), summary(both)))
+    print(text)
+    if options.docs:
+        write_figures(options.docs, f"chaos {options.model} {options.wire}", text)
     problems = outcome.problems()
     for problem in problems:
         print(f"WRONG: {problem}", file=sys.stderr)
     sys.exit(1 if problems else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fault, as it is kept; seconds."""
+
+    kind: str
+    moment: str
+    hit: bool
+    gap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one run found, or several together."""
+
+    rows: list[Row]
+    counts: dict[str, int]
+    took_s: float
+    head: str
+
+    @classmethod
+    def of(cls, outcome: Outcome, took_s: float) -> Found:
+        """Of one run."""
+        tally, before, after = outcome.tally, outcome.before, outcome.after
+        counts = {"sent": tally.sent, "ended": tally.ended, "left": tally.abandoned, "wrong": len(tally.wrong)}
+        counts |= {"failed": len(tally.failed), "hung": len(outcome.hung), "losses": outcome.status["losses"]}
+        head = (
+            f"threads {before.threads} {after.threads}, files {before.files} {after.files}, sockets {before.sockets} "
+            f"{after.sockets}, memory {before.memory >> 20} {after.memory >> 20} MiB"
+        )
+        rows = [Row(one.fault.kind, one.fault.moment, one.hit, one.gap_s) for one in outcome.records]
+        return cls(rows, counts, took_s, head)
+
+    @classmethod
+    def read(cls, path: Path) -> Found:
+        """What `--json` wrote."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return cls([Row(**row) for row in data["rows"]], data["counts"], data["took_s"], data["head"])
+
+    def after(self, *earlier: Found) -> Found:
+        """Together with earlier runs."""
+        runs = (*earlier, self)
+        return Found(
+            [row for run in runs for row in run.rows],
+            {name: sum(run.counts[name] for run in runs) for name in self.counts},
+            sum(run.took_s for run in runs),
+            "; ".join(run.head for run in runs),
+        )
 
 
 def scene_of(model: str, wire: str, workers: int | None, clients: int, folder: Path) -> Scene:
@@ -57,28 +119,27 @@ def scene_of(model: str, wire: str, workers: int | None, clients: int, folder: P
     return Scene(str(path), workers or 3, WorkerKind("onnx"), wire, clients, context=512)
 
 
-def table(records: Sequence[Record]) -> str:
-    """Gaps by what happened, then by when."""
-    rows = [f"{'fault':<26} {'count':>6} {'hit':>6} {'median gap':>11} {'worst gap':>10}"]
-    groups: list[tuple[str, Iterable[Record]]] = [(kind, [r for r in records if r.fault.kind is kind]) for kind in Kind]
-    groups += [(f"while {moment}", [r for r in records if r.fault.moment is moment]) for moment in Moment]
-    for name, group in [*groups, ("all", records)]:
+def table(rows: Sequence[Row]) -> str:
+    """Gaps by what happened, then by when; of those that hit a worker of the running plan."""
+    lines = [f"{'fault':<26} {'count':>6} {'hit':>6} {'median gap':>11} {'worst gap':>10}"]
+    groups: list[tuple[str, Iterable[Row]]] = [(kind, [row for row in rows if row.kind == kind]) for kind in Kind]
+    groups += [(f"while {moment}", [row for row in rows if row.moment == moment]) for moment in Moment]
+    for name, group in [*groups, ("all", rows)]:
         found = list(group)
-        gaps = [record.gap_s for record in found if record.hit]
+        gaps = [row.gap_s for row in found if row.hit]
         middle, worst = (f"{median(gaps):.2f} s", f"{max(gaps):.2f} s") if gaps else ("", "")
-        rows.append(f"{name:<26} {len(found):>6} {len(gaps):>6} {middle:>11} {worst:>10}")
-    return "\n".join(rows)
+        lines.append(f"{name:<26} {len(found):>6} {len(gaps):>6} {middle:>11} {worst:>10}".rstrip())
+    return "\n".join(lines)
 
 
-def summary(outcome: Outcome, took_s: float) -> str:
+def summary(found: Found) -> str:
     """What became of the requests, and of the head."""
-    tally, before, after = outcome.tally, outcome.before, outcome.after
+    counts = found.counts
     return (
-        f"{tally.sent} requests were sent, {tally.ended} ended ({tally.abandoned} were left by their client): "
-        f"{len(tally.wrong)} wrong, {len(tally.failed)} failed, {len(outcome.hung)} hung; "
-        f"{outcome.status['losses']} pipelines lost; {took_s:.0f} s\n"
-        f"the head before and after: threads {before.threads} {after.threads}, files {before.files} {after.files}, "
-        f"sockets {before.sockets} {after.sockets}, memory {before.memory >> 20} MiB {after.memory >> 20} MiB"
+        f"{counts['sent']} requests were sent, {counts['ended']} ended ({counts['left']} were left by their client): "
+        f"{counts['wrong']} wrong, {counts['failed']} failed, {counts['hung']} hung; "
+        f"{counts['losses']} pipelines lost; {found.took_s:.0f} s\n"
+        f"the head before and after: {found.head}"
     )
 
 
@@ -100,6 +161,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="default: 4 with the tiny model, else 3")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--longest", type=float, default=3.0, help="seconds that a fault lasts at most")
+    parser.add_argument("--first", type=int, default=0, help="begin with this fault of the schedule")
+    parser.add_argument("--json", type=Path, help="keep what was found here")
+    parser.add_argument("--after", type=Path, nargs="*", default=[], help="add what earlier pieces have kept")
+    parser.add_argument("--docs", type=Path, help="a page to write the table into, between its marks")
     parser.add_argument("--verbose", action="store_true", help="a line for each fault")
     return parser.parse_args()
 

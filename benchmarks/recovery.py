@@ -1,7 +1,6 @@
 """What a lost worker costs: how soon it is noticed, and how long a stream stands still, by the tokens to compute again.
 
-    python benchmarks/recovery.py [--workers 3] [--spare] [--runs 5] [--model smollm2-135m] [--at 16 128 256 448]
-                                  [--json FILE]
+    python benchmarks/recovery.py [--workers 3] [--runs 3] [--model smollm2-135m] [--at 16 128 256 448] [--spare] …
 
 Workers are processes of this machine with one thread each; a lone greedy stream of 512 tokens runs. When it has so many
 tokens a worker is killed (SIGKILL), each stage's in its turn: *noticed* is the time until the head has given the
@@ -25,6 +24,7 @@ from statistics import median
 import psutil
 
 from hyperlane.bench.machine import describe_machine
+from hyperlane.bench.pages import write_figures
 from hyperlane.config import ServeConfig, load
 from hyperlane.core import Failed, GenerationRequest, SamplingParams, TextDelta
 from hyperlane.node import Serving, start_serving
@@ -57,9 +57,11 @@ class Hang:
 class Bench:
     """A model that is served, and what an undisturbed answer is."""
 
-    def __init__(self, serving: Serving, workers: int) -> None:
+    def __init__(self, serving: Serving, workers: int, *, spare: bool) -> None:
+        """`workers`: that a plan has; `spare`: one more stands by, and is waited for."""
         self._serving = serving
-        self._workers = workers
+        self.workers = workers
+        self._spare = spare
         self._reference, _, _ = self._stream(None, lambda: None)
 
     def kill(self, at: int, stage: int) -> Loss:
@@ -79,16 +81,17 @@ class Bench:
         return Hang(noticed_s, heard.deadline_s, gap_s)
 
     def wait_for_all(self) -> None:
-        """Until the worker that was started again is part of the plan, or the spare, which holds every stage again."""
+        """Until the worker that was started again is part of the plan."""
         until_s = time.monotonic() + WITHIN_S
-        while len(self._places()) < self._workers or not self._is_ready():
+        while len(self._places()) < self.workers or not self._serving.service.ready() or not self._spare_holds():
             if time.monotonic() > until_s:
-                raise SystemExit(f"not all {self._workers} workers came back within {WITHIN_S:g} s")
+                raise SystemExit(f"not all {self.workers} workers came back within {WITHIN_S:g} s")
             time.sleep(0.05)
 
-    def _is_ready(self) -> bool:
+    def _spare_holds(self) -> bool:
+        """Whether the spare holds every stage."""
         spare = self._serving.service.status().spare
-        return self._serving.service.ready() and (spare is None or len(spare.layers) == spare.stages > 0)
+        return not self._spare or (spare is not None and spare.state == "ready" and len(spare.layers) == self.workers)
 
     def _places(self) -> set[int]:
         return {stage.worker.control.port for stage in self._serving.plan.stages}
@@ -173,60 +176,76 @@ def main() -> None:
     options = _options()
     settings = {"model": options.model, "local_workers": options.workers, "threads": 1, "context": 1024}
     settings |= {"measure": "never", "spare": options.spare}  # layers as even as they go, each time
-    spare = " and a spare" if options.spare else ""
-    print(f"{options.model}, {options.workers} workers of 1 thread{spare} on this machine; {describe_machine()}")
+    kind = ", one more as a spare" if options.spare else ""
+    title = f"{options.model}, {options.workers} workers of 1 thread on this machine{kind}; {describe_machine()}"
+    print(title, flush=True)
     with start_serving(load(ServeConfig, **settings)) as serving:
-        bench = Bench(serving, options.workers)
+        bench = Bench(serving, options.workers, spare=options.spare)
         bench.wait_for_all()
-        losses = _losses(bench, options)
+        losses, lines = _losses(bench, options)
         hangs = []
         for run in range(options.hangs):
-            hangs.append(bench.hang(run % options.workers))
+            hangs.append(bench.hang(run % bench.workers))
             bench.wait_for_all()
-    _print_noticed(losses, hangs)
+    noticed = _noticed(losses, hangs)
+    print("\n".join(noticed))
+    if options.docs:
+        write_figures(
+            options.docs, "recovery spare" if options.spare else "recovery", "\n".join((title, *lines, *noticed))
+        )
     if options.json:
         data = {"losses": [asdict(one) for one in losses], "hangs": [asdict(one) for one in hangs]}
         options.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
-def _losses(bench: Bench, options: argparse.Namespace) -> list[Loss]:
-    print(f"{'killed after':>12}  {'gap (median)':>12}  {'least':>8}  {'most':>8}   by the stage that was lost")
-    losses = []
+def _losses(bench: Bench, options: argparse.Namespace) -> tuple[list[Loss], list[str]]:
+    lines = [f"{'killed after':>12}  {'gap (median)':>12}  {'least':>8}  {'most':>8}   by the stage that was lost"]
+    losses: list[Loss] = []
     for at in options.at:
         found = []
         for run in range(options.runs):
-            found.append(bench.kill(at, run % options.workers))
+            found.append(bench.kill(at, run % bench.workers))
             bench.wait_for_all()
-        gaps = [one.gap_s for one in found]
-        stages = sorted({one.stage for one in found})
-        by_stage = "  ".join(f"{median(one.gap_s for one in found if one.stage == stage):.2f}" for stage in stages)
-        print(f"{at:>12}  {median(gaps):>10.2f} s  {min(gaps):>6.2f} s  {max(gaps):>6.2f} s   {by_stage}", flush=True)
+        lines.append(_line(str(at), found))
+        print("\n".join(lines[-2:] if at == options.at[0] else lines[-1:]), flush=True)
         losses += found
     if losses:
-        gaps = [one.gap_s for one in losses]
-        print(f"{'all':>12}  {median(gaps):>10.2f} s  {min(gaps):>6.2f} s  {max(gaps):>6.2f} s")
-    return losses
+        lines.append(_line("all", losses))
+        print(lines[-1], flush=True)
+    return losses, lines
 
 
-def _print_noticed(losses: list[Loss], hangs: list[Hang]) -> None:
+def _line(name: str, found: list[Loss]) -> str:
+    gaps = [one.gap_s for one in found]
+    stages = sorted({one.stage for one in found})
+    by_stage = "  ".join(f"{median(one.gap_s for one in found if one.stage == stage):.2f}" for stage in stages)
+    return f"{name:>12}  {median(gaps):>10.2f} s  {min(gaps):>6.2f} s  {max(gaps):>6.2f} s   {by_stage}"
+
+
+def _noticed(losses: list[Loss], hangs: list[Hang]) -> list[str]:
+    lines = []
     if losses:
         noticed = [1e3 * one.noticed_s for one in losses]
-        print(f"killed workers were noticed after {median(noticed):.1f} ms (median), at most {max(noticed):.1f} ms")
-    for one in hangs:
-        print(
-            f"a hung worker was noticed after {one.noticed_s:.3f} s, {one.noticed_s / one.deadline_s:.2f} times the "
-            f"step's deadline of {one.deadline_s:.2f} s; gap {one.gap_s:.2f} s"
+        lines.append(
+            f"killed workers were noticed after {median(noticed):.1f} ms (median), at most {max(noticed):.1f} ms"
         )
+    lines += [
+        f"a hung worker was noticed after {one.noticed_s:.3f} s, {one.noticed_s / one.deadline_s:.2f} times the step's "
+        f"deadline of {one.deadline_s:.2f} s; gap {one.gap_s:.2f} s"
+        for one in hangs
+    ]
+    return lines
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--spare", action="store_true", help="one worker more, which holds the stages of the others")
     parser.add_argument("--runs", type=int, default=3, help="kills at each number of tokens")
     parser.add_argument("--hangs", type=int, default=3)
     parser.add_argument("--at", type=int, nargs="*", default=[16, 128, 256, 448])
+    parser.add_argument("--spare", action="store_true", help="one more worker holds the stages of the others")
+    parser.add_argument("--docs", type=Path, help="a page to write the figures into, between its marks")
     parser.add_argument("--json", type=Path, help="write all figures here")
     return parser.parse_args()
 

@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from chaos import scene_of, summary
+from chaos import Found, scene_of, summary
 
 from hyperlane.bench.machine import describe_machine
+from hyperlane.bench.pages import write_figures
 from hyperlane.testing.chaos.audit import Level, levels, slope_per_hour
 from hyperlane.testing.chaos.run import Outcome, Record, Running, running, strike_one
 from hyperlane.testing.chaos.schedule import Fault, schedule
@@ -71,14 +72,20 @@ def main() -> None:
     """Run, and print what it showed."""
     options = _options()
     hours = f"{options.hours:g} hours, a fault every {options.every:g} s, seed {options.seed}"
-    print(f"{hours}, {options.model}, {options.workers} workers; {describe_machine()}", flush=True)
+    title = f"{hours}, {options.model}, {options.workers} workers; {describe_machine()}"
+    print(title, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         outcome, diary = _soak(options, Path(folder))
     began_s = diary.began_s
-    print(memory_table(diary))
-    print(latency_table(outcome.tally.latencies_s, began_s, options.window * 60))
-    print(summary(outcome, time.monotonic() - began_s))
-    print(f"{len(diary.records)} faults; the longest gap was {max(one.gap_s for one in diary.records):.2f} s")
+    found = [
+        memory_table(diary),
+        latency_table(outcome.tally.latencies_s, began_s, options.window * 60),
+        summary(Found.of(outcome, time.monotonic() - began_s)),
+        f"{len(diary.records)} faults; the longest gap was {max(one.gap_s for one in diary.records):.2f} s",
+    ]
+    print("\n".join(found))
+    if options.docs:
+        write_figures(options.docs, "soak", "\n".join((title, *found)))
     if options.json:
         data = {"samples": [(at_s, {k: asdict(v) for k, v in one.items()}) for at_s, one in diary.samples]}
         data |= {"latencies_s": [(at_s - began_s, took_s) for at_s, took_s in outcome.tally.latencies_s]}
@@ -166,6 +173,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rest", type=float, default=6.0, help="seconds that each client rests between requests")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between faults")
     parser.add_argument("--window", type=float, default=60.0, help="minutes of a line of the latencies")
+    parser.add_argument("--docs", type=Path, help="a page to write what was found into, between its marks")
     parser.add_argument("--json", type=Path, help="write all that was read here")
     return parser.parse_args()
 

@@ -42,8 +42,11 @@ LOOK_SOON_S = 1.0
 MENDED_FOR_S = 60.0
 """How long a plan that was mended is left as it is while requests run."""
 
+LONGEST_TRY_PAUSE_S = 2.0
+"""Between two tries to build a pipeline, while requests wait; a worker that is found ends the pause."""
+
 LONGEST_PAUSE_S = 10.0
-"""Between two tries to build a pipeline; a worker that comes ends the pause."""
+"""After a failure that nobody foresaw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ class Upkeep:
                 await self._after_a_change()
                 return
             await self._pause(pause_s * rng.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, LONGEST_TRY_PAUSE_S)
 
     async def _planned_after(self, lost: Pipeline | None, seen: Attendance) -> Planned:
         """The next plan, with its workers claimed."""
