@@ -3,9 +3,10 @@
     python benchmarks/soak.py [--hours 1] [--model smollm2-135m] [--workers 3] [--rest 6] [--every 60] [--json FILE]
 
 As `benchmarks/chaos.py`, but slowly: clients rest between requests, and every few minutes they do not for a while.
-The memory of its own (USS) of every process is read all along; its slope is that of a straight line through what was
-read, its first minutes aside. Prints the slopes and the latencies by hour (`--window` minutes); ends with 1 if an
-answer was wrong, lost or late for ever, or if the head holds more at the end than at the beginning. Linux.
+The first worker's process is never ended, so that its memory is seen all along. The memory of its own (USS) of every
+process is read; its slope is that of a straight line through what was read, its first minutes aside. Prints the slopes
+and the latencies by hour (`--window` minutes); ends with 1 if an answer was wrong, lost or late for ever, or if the
+head holds more at the end than at the beginning. Linux.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _soak(options: argparse.Namespace, folder: Path) -> tuple[Outcome, Diary]:
         here.load.learn()
         here.until(here.is_ready)
         before, diary = here.head_level(), Diary()
-        here.load.rest_s = options.rest
+        here.load.rest_s, here.spared = options.rest, here.workers.all[:1]
         here.load.start(options.clients, options.seed)
         end_s = diary.began_s + 3600 * options.hours
         while time.monotonic() < end_s:

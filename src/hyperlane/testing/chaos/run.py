@@ -20,7 +20,7 @@ import psutil
 from hyperlane.testing.chaos.audit import Level, levels
 from hyperlane.testing.chaos.cluster import Cabled, ChaosWorkers, WorkerKind
 from hyperlane.testing.chaos.load import Load, Pause, Tally
-from hyperlane.testing.chaos.schedule import Fault, Kind, Moment
+from hyperlane.testing.chaos.schedule import DEADLY, Fault, Kind, Moment
 from hyperlane.testing.program import Program
 from hyperlane.testing.toy_cluster import children
 
@@ -115,6 +115,8 @@ class Running:
         self.url = url
         self.workers = workers
         self.load = load
+        self.spared: list[Cabled] = []
+        """Workers whose process no fault ends."""
 
     def status(self) -> dict[str, Any]:
         """What the head says of itself."""
@@ -196,7 +198,7 @@ class Running:
 
     def _choose(self, fault: Fault) -> Struck:
         """A sound worker, mostly of the plan."""
-        sound = self.workers.sound()
+        sound = [worker for worker in self.workers.sound() if fault.kind not in DEADLY or worker not in self.spared]
         planned = [worker for worker in self.workers.find(self.places()) if worker in sound]
         may = planned if planned and not fault.anywhere else sound
         worker = may[int(fault.where * len(may)) % len(may)] if may else None

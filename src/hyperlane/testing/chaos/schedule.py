@@ -21,6 +21,10 @@ class Kind(enum.StrEnum):
     LEAVE = "clean leave (SIGTERM)"
 
 
+DEADLY = frozenset({Kind.KILL, Kind.HANG, Kind.LEAVE})
+"""Those after which a process may have ended."""
+
+
 class Moment(enum.StrEnum):
     """What it happens in the middle of."""
 
