@@ -207,6 +207,7 @@ def test_the_queues_of_all_pipelines_are_full_before_a_request_is_refused():
         streams = [replicas.submit(b"x", count=2) for _ in range(2 * (SLOTS + 1))]
         with pytest.raises(Overloaded, match="wait for one of"):
             replicas.submit(b"x", count=2)
+        assert replicas.all.status().requests_refused == 1
         gate.set()
         for stream in streams:
             told(stream)

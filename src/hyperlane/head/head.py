@@ -332,7 +332,8 @@ class Head:
         slots, said = (loop.plan.slots, loop.plan.prediction) if loop is not None else (1, None)
         held = loop.holds(prompt) if loop is not None and running is not None and prompt is not None else 0
         serves = running is not None and running.loop is loop
-        return Route(number, serves, self._intake.accepted, slots, said.many_rate if said else 0.0, held)
+        rate, intake = said.many_rate if said else 0.0, self._intake
+        return Route(number, serves, intake.accepted, slots, rate, held, intake.has_place)
 
     def ready(self) -> bool:
         """Whether a real token went through every stage of the running plan."""

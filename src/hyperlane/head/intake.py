@@ -83,9 +83,10 @@ class Intake:
         with self._lock:
             self.accepted -= 1
 
-    def arrived(self) -> list[Sequence]:
-        """What waits to be handed over. For a look."""
-        return list(self._arrived)
+    @property
+    def has_place(self) -> bool:
+        """Whether one request more would be accepted now. For a look."""
+        return self._wake is not None and self.accepted < self._capacity
 
     def _refused(self, sequence: Sequence, error: HyperlaneError) -> HyperlaneError:
         if not sequence.is_probe:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, replace
 
 from hyperlane.core import Endings, GenerationRequest, HeadStatus, ModelFacts, Refusals
-from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost
-from hyperlane.head.head import NO_PIPELINE, Head
+from hyperlane.errors import Overloaded, PipelineLost
+from hyperlane.head.head import Head
 from hyperlane.head.routing import Route, choose, common_unit
 from hyperlane.head.sequence import Sequence as Request
 from hyperlane.head.streams import Stream
@@ -46,16 +46,16 @@ class ReplicaSet:
             PipelineLost: no pipeline is running, and none is expected.
 
         """
+        length = len(request.prompt)
         routes = self._routes(range(len(self.heads)), list(request.prompt))
-        refused: HyperlaneError | None = None
-        while routes:
-            chosen = choose(routes, len(request.prompt))
+        accepting = [route for route in routes if route.accepts]
+        while accepting:
+            chosen = choose(accepting, length)
             try:
                 return self.heads[chosen.number].submit(request)
-            except (Overloaded, PipelineLost) as error:
-                refused = refused or error
-                routes = [route for route in routes if route is not chosen]
-        raise refused or PipelineLost(NO_PIPELINE)
+            except (Overloaded, PipelineLost):  # since it was looked at
+                accepting.remove(chosen)
+        return self.heads[choose(routes, length).number].submit(request)
 
     def _take_over(self, origin: int, request: Request, waited_s: float) -> bool:
         """Another head's request, for one with a free slot; after a while for any that serves."""

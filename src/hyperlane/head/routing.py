@@ -14,7 +14,7 @@ class Route:
 
     `serves`: it has a running ring. `unfinished`: requests that it has, of which `slots` may run. `rate`: tokens per
     second that it is expected to do, in any unit that all have in common. `held`: tokens of the request's prompt that
-    it holds, or is about to.
+    it holds, or is about to. `accepts`: its queue has a place.
     """
 
     number: int
@@ -23,6 +23,7 @@ class Route:
     slots: int
     rate: float = 1.0
     held: int = 0
+    accepts: bool = True
 
     @property
     def pressure(self) -> float:
