@@ -66,12 +66,12 @@ def onnx_room(config: WorkerConfig) -> EngineRoom:
     from hyperlane.store.ready_store import ReadyStore
 
     device = choose_device(config.device)
-    options = EngineOptions(device=device.provider.name, device_index=device.index)
+    options = EngineOptions(device=device.provider.name, device_index=device.index, single=device.single)
     memory = _device_memory(device)
     facts = DeviceFacts(
         device=device.name,
         provider=device.provider.ort_name,
-        element=device.provider.element,
+        element=device.element,
         runtime_version=device.runtime_version,
         memory_pool=memory.pool,
         memory_total=memory.total,

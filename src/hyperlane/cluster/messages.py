@@ -50,6 +50,7 @@ _PRECISIONS = {
     Precision.RAW: pb.PRECISION_RAW,
     Precision.INT8: pb.PRECISION_INT8,
     Precision.INT4: pb.PRECISION_INT4,
+    Precision.F32: pb.PRECISION_F32,
 }
 _STATES = {
     StageState.LOADING: pb.STAGE_STATE_LOADING,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -53,7 +53,8 @@ def precision_for(bytes_per_s: float, rtt_s: float, hidden: int, element: Elemen
     if not packs(hidden):
         return Precision.RAW
     raw_s, int8_s, int4_s = (
-        CHUNK_TOKENS * token_bytes(hidden, precision, element) / bytes_per_s for precision in Precision
+        CHUNK_TOKENS * token_bytes(hidden, precision, element) / bytes_per_s
+        for precision in (Precision.RAW, Precision.INT8, Precision.INT4)
     )
     least_s = WORTH_OF_RTT * rtt_s
     if raw_s - int8_s < max(WORTH_INT8_S, least_s):
@@ -64,7 +65,7 @@ def precision_for(bytes_per_s: float, rtt_s: float, hidden: int, element: Elemen
 def with_precisions(plan: Plan, wire: Wire, paths: Iterable[PathFacts] = ()) -> Plan:
     """The plan with the precision of each of its links; those to and from the head carry no hidden states.
 
-    Within a machine, and where nothing was measured, AUTO is raw; int8 where two engines' own types differ.
+    Within a machine, and where nothing was measured, AUTO is raw. Where two engines' own types differ, raw is float32.
 
     Raises:
         ConfigError: int8 or int4 was asked for, but the model's hidden states cannot be packed.
@@ -79,7 +80,9 @@ def with_precisions(plan: Plan, wire: Wire, paths: Iterable[PathFacts] = ()) -> 
     known = {(path.source, path.target): path for path in paths}
     workers = [stage.worker for stage in plan.stages]
     inner = (
-        forced or _without_int4(plan, _suiting(source, target, known.get((source.name, target.name)), hidden))
+        _common(source, target)
+        if (chosen := forced or _without_int4(plan, _suiting(source, target, known, hidden))) is Precision.RAW
+        else chosen
         for source, target in pairwise(workers)
     )
     return replace(plan, precisions=(Precision.RAW, *inner, Precision.RAW))
@@ -89,10 +92,16 @@ def _without_int4(plan: Plan, found: Precision) -> Precision:
     return Precision.INT8 if found is Precision.INT4 and plan.model.family in NEVER_INT4 else found
 
 
-def _suiting(source: WorkerFacts, target: WorkerFacts, path: PathFacts | None, hidden: int) -> Precision:
+def _suiting(
+    source: WorkerFacts, target: WorkerFacts, known: Mapping[tuple[str, str], PathFacts], hidden: int
+) -> Precision:
+    path = known.get((source.name, target.name))
     here = bool(source.machine) and source.machine == target.machine
-    found = Precision.RAW
-    if path is not None and not path.loopback and not here:
-        found = precision_for(path.bytes_per_s, path.rtt_s, hidden, source.element)
-    differ = source.element is not target.element and packs(hidden)
-    return Precision.INT8 if differ and found is Precision.RAW else found
+    if path is None or path.loopback or here:
+        return Precision.RAW
+    return precision_for(path.bytes_per_s, path.rtt_s, hidden, source.element)
+
+
+def _common(source: WorkerFacts, target: WorkerFacts) -> Precision:
+    """What is not packed: the type of both engines, or float32 between two."""
+    return Precision.RAW if source.element is target.element else Precision.F32

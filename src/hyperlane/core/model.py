@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 
 class Precision(enum.StrEnum):
-    """How hidden states are packed on a link for a whole epoch."""
+    """How hidden states are packed on a link for a whole epoch.
+
+    RAW: not at all, values of the engines' own type. F32: not either, float32 between engines of different types.
+    """
 
     RAW = "raw"
     INT8 = "int8"
     INT4 = "int4"
+    F32 = "f32"
+
+    @property
+    def packs(self) -> bool:
+        """Whether values lose bits."""
+        return self in {Precision.INT8, Precision.INT4}
 
 
 class ElementType(enum.StrEnum):

@@ -171,11 +171,25 @@ class Decoder(ABC):
         if precision is Precision.RAW:
             hidden = graph.input(names.HIDDEN_IN, self.numbers.stream, ["batch", "tokens", size])
         else:
-            packed = graph.input(names.HIDDEN_IN, TensorProto.UINT8, ["batch", "tokens", "token_bytes"])
-            single = wire_codec.unpack(graph, packed, size, precision, "received/single")
-            hidden = self._cast(single, TensorProto.FLOAT, self.numbers.stream, "received/hidden")
+            hidden = self._cast(self._single_in(), TensorProto.FLOAT, self.numbers.stream, "received/hidden")
         zero = graph.constant("received/zero", np.array(0.0, self.numbers.stream_dtype))
         return Stream(hidden, graph.node("Mul", [hidden, zero], "received/nothing"))
+
+    def _single_in(self) -> str:
+        """What was sent, as float32."""
+        size, precision = self.facts.hidden, self.shape.precision_in
+        if precision is Precision.F32:
+            return self.graph.input(names.HIDDEN_IN, TensorProto.FLOAT, ["batch", "tokens", size])
+        packed = self.graph.input(names.HIDDEN_IN, TensorProto.UINT8, ["batch", "tokens", "token_bytes"])
+        return wire_codec.unpack(self.graph, packed, size, precision, "received/single")
+
+    def _pass_on_single(self, stream: Stream) -> None:
+        if self.numbers.stream == TensorProto.FLOAT:
+            self._sum(stream, names.HIDDEN_OUT)
+        else:
+            hidden = self._sum(stream, "passed/hidden")
+            self._cast(hidden, self.numbers.stream, TensorProto.FLOAT, names.HIDDEN_OUT)
+        self.graph.output(names.HIDDEN_OUT, TensorProto.FLOAT, ["batch", "tokens", self.facts.hidden])
 
     def _pass_on(self, stream: Stream) -> None:
         """The sum, as the link to the next stage carries it."""
@@ -183,6 +197,9 @@ class Decoder(ABC):
         if precision is Precision.RAW:
             self._sum(stream, names.HIDDEN_OUT)
             graph.output(names.HIDDEN_OUT, self.numbers.stream, ["batch", "tokens", size])
+            return
+        if precision is Precision.F32:
+            self._pass_on_single(stream)
             return
         hidden = self._sum(stream, "passed/hidden")
         single = self._cast(hidden, self.numbers.stream, TensorProto.FLOAT, "passed/single")

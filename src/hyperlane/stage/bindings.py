@@ -98,6 +98,7 @@ class Binding:
         self.hidden_out: npt.NDArray[Any] | None = None
         self._memory = memory
         self._owned: list[npt.NDArray[Any]] = []
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._block = memory.lend(_block_bytes(shape, vocab))
         self._end = self._end_in = 0
         self.lengths: npt.NDArray[np.int32] = self._take(names.LENGTHS, (shape.batch,), np.int32)
@@ -111,8 +112,8 @@ class Binding:
         """Bind the slots' KV entries, past and present the same memory."""
         for (layer, kv), entries in arena.entries.items():
             shape, place = (self.shape.batch, *entries.shape[1:]), entries.address(self.shape.slot)
-            self._bind(self.io.bind_input, names.past(layer, kv), entries.dtype, shape, place)
-            self._bind(self.io.bind_output, names.present(layer, kv), entries.dtype, shape, place)
+            self._bind(self.io.bind_input, names.past(layer, kv), entries.dtype, shape, place, entries.provider)
+            self._bind(self.io.bind_output, names.present(layer, kv), entries.dtype, shape, place, entries.provider)
 
     def bind_tokens(self, name: str, values: npt.NDArray[Any]) -> None:
         """Bind what goes in: token ids [batch, tokens] or hidden states [batch, tokens, hidden]."""
@@ -151,6 +152,8 @@ class Binding:
         if self.tokens_in is not None:
             self._memory.push(self.tokens_in)
         self._memory.push(self._block[: self._end_in])
+        for name, array in self._inputs.items():
+            self.io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
     def pull(self) -> None:
         """Bring what the run wrote; it is there after the memory's `wait`."""
@@ -180,17 +183,27 @@ class Binding:
         """Bind what kernels are launched by, which every device reads from the host."""
         self._owned.append(array)  # ONNX Runtime keeps the pointer, not the array
         self.io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        if self._memory.takes_when_bound:
+            self._inputs[name] = array
         return array
 
     def _bind_array(self, bind: Callable[..., None], name: str, array: npt.NDArray[Any]) -> None:
         assert array.flags.c_contiguous
         self._owned.append(array)
-        self._bind(bind, name, array.dtype, array.shape, self._memory.address(array))
+        self._bind(bind, name, array.dtype, array.shape, self._memory.address(array), self._memory.provider)
+        if self._memory.takes_when_bound and bind == self.io.bind_input:
+            self._inputs[name] = array
 
-    def _bind(
-        self, bind: Callable[..., None], name: str, dtype: np.dtype[Any], shape: tuple[int, ...], place: int
+    def _bind(  # noqa: PLR0917
+        self,
+        bind: Callable[..., None],
+        name: str,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        place: int,
+        provider: str,
     ) -> None:
-        bind(name, self._memory.provider, self._memory.index, dtype.type, shape, place)
+        bind(name, provider, self._memory.index, dtype.type, shape, place)
 
 
 def _aligned(nbytes: int) -> int:

@@ -26,7 +26,7 @@ _NOT_FINITE_HALF = 0x7C00
 class Buffers:
     """What goes in and out of a stage, token-major: token ids [tokens] of a first stage, else hidden [tokens, …].
 
-    Hidden states are [tokens, hidden] of the engine's own type where the link is raw, else uint8 [tokens, token bytes].
+    Hidden states are [tokens, hidden] of the link's type where it does not pack, else uint8 [tokens, token bytes].
     `frame_in` and `frame_out` hold a whole frame; `slots_in` and `slots_out` one token of each slot, by slot, so that
     a range of slots is contiguous. `frame_out` and `slots_out` are None on a last stage.
     """
@@ -42,8 +42,9 @@ class Buffers:
         tokens = spec.max_step_tokens + 1  # a stand-in may come after the last
 
         def hidden(count: int, precision: Precision) -> Values:
-            if precision is Precision.RAW:
-                return memory.array((count, spec.model.hidden), DTYPES[element])
+            if not precision.packs:
+                own = element if precision is Precision.RAW else ElementType.F32
+                return memory.array((count, spec.model.hidden), DTYPES[own])
             return memory.array((count, token_bytes(spec.model.hidden, precision, element)), np.uint8)
 
         def given(count: int) -> Values:
@@ -66,7 +67,7 @@ def all_finite(values: Values, precision: Precision = Precision.RAW) -> bool:
 
     May say no where float32 values near the largest add up to it, and of packed ones beyond what scales cover.
     """
-    if precision is not Precision.RAW:
+    if precision.packs:
         return int(values[..., :: BLOCK_BYTES[precision]].max(initial=0)) < NOT_FINITE
     if values.dtype == np.float16:
         magnitudes = values.view(np.uint16) & 0x7FFF  # comparing bits is some 20 times faster than adding halves

@@ -98,6 +98,7 @@ class CudaEntries:
     pointer: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    provider: str = "cuda"
 
     @property
     def nbytes(self) -> int:
@@ -120,6 +121,7 @@ class CudaMemory:
 
     provider = "cuda"
     captures = True
+    takes_when_bound = False
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
@@ -131,6 +133,10 @@ class CudaMemory:
         self._bases: list[int] = []
         self._twins: list[_Twin] = []
         self._free: defaultdict[int, list[Bytes]] = defaultdict(list)
+
+    def most_tokens(self, window: int) -> int:
+        """See `Memory`."""
+        return 0
 
     @property
     def stream(self) -> int:

@@ -158,8 +158,8 @@ class Assembly:
             positions=positions(self.spec),
             forms=forms,
             accuracy=self.accuracy,
-            half_cache=self.options.kv is KvElement.F16,
-            half=provider_of(self.options.device).half,
+            half_cache=self.options.kv is KvElement.F16 and not self.options.single,
+            half=provider_of(self.options.device).half and not self.options.single,
             precision_in=self.spec.precision_in,
             precision_out=self.spec.precision_out,
             fused_gate=self._fused_gate,
@@ -179,7 +179,8 @@ class Assembly:
     @property
     def accuracy(self) -> int:
         """MatMulNBits' accuracy_level."""
-        return _INT8 if self.options.arithmetic is Arithmetic.INT8 else _F32
+        row = provider_of(self.options.device)
+        return _INT8 if self.options.arithmetic is Arithmetic.INT8 and not row.exact else _F32
 
 
 def _load_ready(order: Assembly, store: ReadyStore) -> Engine:

@@ -19,7 +19,13 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Entries(Protocol):
-    """KV entries [slots, kv_heads, positions, head_dim] of one layer and kind, wherever they lie."""
+    """KV entries [slots, kv_heads, positions, head_dim] of one layer and kind, wherever they lie.
+
+    `provider`: what ONNX Runtime calls that device.
+    """
+
+    @property
+    def provider(self) -> str: ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -40,7 +46,10 @@ class Entries(Protocol):
 
 
 class Memory(Protocol):
-    """The memory of one device. `captures`: runs can be captured and replayed, if their shapes are kept."""
+    """The memory of one device. `captures`: runs can be captured and replayed, if their shapes are kept.
+
+    `takes_when_bound`: a run sees what was in an array when it was bound, so that it is to be bound anew.
+    """
 
     @property
     def provider(self) -> str:
@@ -54,6 +63,16 @@ class Memory(Protocol):
 
     @property
     def captures(self) -> bool: ...
+
+    @property
+    def takes_when_bound(self) -> bool: ...
+
+    def most_tokens(self, window: int) -> int:
+        """Of a row in one run, where the device computes more of them wrongly; 0 for no limit.
+
+        `window`: of local layers, 0 for a model without.
+        """
+        ...
 
     def array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A zeroed array that runs can read and write; it lasts until `close`."""
@@ -101,6 +120,7 @@ class HostEntries:
     """Implements `Entries`. Pages are taken from the system when they are first written."""
 
     values: npt.NDArray[Any]
+    provider: str = "cpu"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,6 +152,11 @@ class HostMemory:
     provider = "cpu"
     index = 0
     captures = False
+    takes_when_bound = False
+
+    def most_tokens(self, window: int) -> int:
+        """See `Memory`."""
+        return 0
 
     def array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """See `Memory`."""

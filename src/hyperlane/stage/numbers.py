@@ -24,8 +24,8 @@ _FLOATS = tuple(name("") for name in (scales_name, values_name, offsets_name))
 
 def numbers_of(options: EngineOptions, family: str) -> Numbers:
     """The types that a stage of this family is computed in."""
-    half = provider_of(options.device).half
-    return types.numbers_of(family, half=half, half_cache=options.kv is KvElement.F16)
+    half = provider_of(options.device).half and not options.single
+    return types.numbers_of(family, half=half, half_cache=options.kv is KvElement.F16 and not options.single)
 
 
 def element_of(numbers: Numbers) -> ElementType:

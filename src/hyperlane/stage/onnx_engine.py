@@ -95,10 +95,10 @@ class OnnxEngine:
         self._captures = options.capture and memory.captures
         self._graphs = itertools.count()
         self._parts = parts_of(spec.model.vocab) if row.searches_parts else 1
-        # Parts of nothing cannot be joined, and nothing cannot be gated.
-        self._least_wanted = 1 if self._parts > 1 or row.fused_gate else 0
+        self._least_wanted = 0 if row.packs else 1  # devices have no kernels for nothing
         self._least_rows = sessions.least
-        self._run_tokens = row.run_tokens or run_tokens(spec.model)
+        self._alone = row.alone
+        self._run_tokens = memory.most_tokens(spec.model.window) or row.run_tokens or run_tokens(spec.model)
         self._element = element_of(numbers)
         self._arena = KvArena.make(spec, memory, half=numbers.cache_dtype == np.float16)
         self._buffers = Buffers.make(spec, memory, self._element)
@@ -134,7 +134,7 @@ class OnnxEngine:
         try:
             for piece in pieces(rows, self._run_tokens):
                 self._run_piece(rows, piece)
-            for batch in batches(rows):
+            for batch in batches(rows, alone=self._alone):
                 self._run_batch(rows, batch, direct)
             self._answers.begin(rows)
             self._memory.wait()

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from hyperlane.core import StageSpec
 from hyperlane.errors import EngineFault, LoadFailed
+from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.arena import kv_bytes
 from hyperlane.stage.cuda import CudaError, CudaMemory
 from hyperlane.stage.initialisers import read_packed
@@ -21,6 +22,7 @@ from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
 from hyperlane.stage.onnx_engine import OnnxEngine, Sessions
 from hyperlane.stage.onnx_errors import ORT_ERRORS
+from hyperlane.stage.onnx_webgpu import WebGpuMemory
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import Provider, provider_of
 from hyperlane.stage.ready import Packed
@@ -57,7 +59,7 @@ def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], optio
     making = _Making(spec, model, [*arrays], [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()], options)
     try:
         # A device has copied the weights; on the host those that were given are what is used.
-        keep = (making.values, arrays) if isinstance(memory, HostMemory) else None
+        keep = (making.values, arrays) if type(memory) is HostMemory else None
         engine = OnnxEngine(spec, _sessions(making, row, memory, arrays), options, memory, keep)
         if memory.captures:
             engine.warm_up()
@@ -100,6 +102,8 @@ class _Making:
         """A session; `tried`: with the kernels for many rows, timed for so many."""
         settings = _settings(self.spec.threads, self.options)
         settings.add_external_initializers(list(self.names), list(self.values))
+        if isinstance(memory, WebGpuMemory):
+            onnx_webgpu.add_to(settings, self.options.device_index)
         if row.many_rows_from:
             settings.add_session_config_entry(MANY_ROWS, "0" if tried is None else "1")
             settings.add_session_config_entry(TRIED_ROWS, ",".join(map(str, tried or [1])))
@@ -144,6 +148,8 @@ def _memory(row: Provider, options: EngineOptions) -> Memory:
         LoadFailed: the device cannot be used.
 
     """
+    if row.name == "webgpu":
+        return WebGpuMemory()
     if row.name != "cuda":
         return HostMemory()
     ort.set_default_logger_severity(ERROR_SEVERITY)  # it warns of every device that memory is bound to
@@ -155,6 +161,8 @@ def _memory(row: Provider, options: EngineOptions) -> Memory:
 
 
 def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[str | tuple[str, dict[str, str]]]:
+    if isinstance(memory, WebGpuMemory):
+        return []  # the settings name the device
     if not isinstance(memory, CudaMemory):
         return [row.ort_name]
     settings = {
@@ -223,7 +231,7 @@ def _session(
     providers: Sequence[str | tuple[str, dict[str, str]]] = ("CPUExecutionProvider",),
 ) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(model, settings, providers=list(providers))
+        return ort.InferenceSession(model, settings, providers=list(providers) or None, enable_fallback=0)
     except ORT_ERRORS as error:
         raise LoadFailed(f"ONNX Runtime refused a graph: {error}") from error
 

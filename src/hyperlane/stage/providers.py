@@ -37,7 +37,9 @@ class Provider:
     of weights with offsets, None for what is asked; `run_tokens`: of a row computed at a time, 0 for what
     `runs.run_tokens` says; `searches_parts`: its TopK and Softmax are slow on one long row;
     `many_rows_from`: it has 4-bit kernels for so many rows and more, 0 for none; see `onnx_sessions.start`;
-    `fused_gate`: it has `GatedRMSNorm`;
+    `fused_gate`: it has `GatedRMSNorm`; `exact`: its products of quantised weights do not round activations;
+    `alone`: one-token rows run one by one; `plugin`: `distribution` is beside any ONNX Runtime, not one of them;
+    `needs`: what a machine must have besides;
     `least_rows`: fewer rows are padded to so many in a captured step of these kernels, which are slower for one.
     """
 
@@ -56,6 +58,10 @@ class Provider:
     many_rows_from: int = 0
     least_rows: int = 1
     fused_gate: bool = False
+    exact: bool = False
+    alone: bool = False
+    plugin: bool = False
+    needs: str = ""
 
 
 PROVIDERS = (
@@ -73,6 +79,7 @@ PROVIDERS = (
         searches_parts=True,
         many_rows_from=3,
         least_rows=4,
+        needs="check the driver (nvidia-smi) and that CUDA's libraries are found",
         fused_gate=True,
     ),
     Provider(
@@ -80,9 +87,53 @@ PROVIDERS = (
         ort_name="WebGpuExecutionProvider",
         extra="webgpu",
         element=ElementType.F16,
-        verified=False,
-        status="not run yet",
+        verified=True,
+        status="conformance suite run with every change, on a Vulkan driver in software",
         distribution="onnxruntime-ep-webgpu",
+        half=True,
+        offsets=BlockOffsets.EXACT,
+        exact=True,
+        alone=True,
+        plugin=True,
+        needs="a graphics card's driver with Vulkan, and its loader (Debian, Ubuntu: libvulkan1)",
+    ),
+    Provider(
+        name="directml",
+        ort_name="DmlExecutionProvider",
+        extra="",
+        element=ElementType.F16,
+        verified=False,
+        status="never run: Windows alone, and its operators for 4-bit weights and attention were not tried; use webgpu",
+        distribution="onnxruntime-directml",
+        half=True,
+    ),
+    Provider(
+        name="coreml",
+        ort_name="CoreMLExecutionProvider",
+        extra="",
+        element=ElementType.F16,
+        verified=False,
+        status="never run: it has no operators for 4-bit weights and attention, which the CPU would do; use webgpu",
+        distribution="",
+        half=True,
+    ),
+    Provider(
+        name="openvino",
+        ort_name="OpenVINOExecutionProvider",
+        extra="",
+        element=ElementType.F32,
+        verified=False,
+        status="never run: it compiles for fixed shapes, and attention over KV entries was not tried; use webgpu",
+        distribution="onnxruntime-openvino",
+    ),
+    Provider(
+        name="migraphx",
+        ort_name="MIGraphXExecutionProvider",
+        extra="",
+        element=ElementType.F16,
+        verified=False,
+        status="never run: AMD on Linux, no wheel of it is on the package index; use webgpu",
+        distribution="",
         half=True,
     ),
     Provider(
@@ -101,13 +152,22 @@ PROVIDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a worker computes on, and why it was chosen. `index`: which of the provider's devices."""
+    """What a worker computes on, and why it was chosen. `index`: which of the provider's devices.
+
+    `single`: it lacks the provider's float16, and computes in float32.
+    """
 
     name: str
     provider: Provider
     runtime_version: str
     reason: str
     index: int = 0
+    single: bool = False
+
+    @property
+    def element(self) -> ElementType:
+        """What its raw links carry, for families that allow it."""
+        return ElementType.F32 if self.single else self.provider.element
 
 
 DeviceCount = Callable[[Provider], int]
@@ -153,59 +213,109 @@ def provider_of(name: str) -> Provider:
     return next(row for row in PROVIDERS if row.name == name)
 
 
-def choose_device(wanted: str, installed: Sequence[str] | None = None, count: DeviceCount | None = None) -> Device:
+def choose_device(
+    wanted: str,
+    installed: Sequence[str] | None = None,
+    count: DeviceCount | None = None,
+    beside: Sequence[str] | None = None,
+) -> Device:
     """The device for `--device`: `auto`, a provider's name, or NAME:INDEX.
 
     Args:
         wanted: what was asked for.
         installed: the distributions of ONNX Runtime; looked up by default.
         count: says how many devices a provider has here; asked of the driver by default.
+        beside: distributions of providers that are installed beside it; looked up by default.
 
     Raises:
         RuntimeMissing: no usable runtime, or the asked device cannot be used.
 
     """
     runtime = check_runtime(installed)
-    counted = count or device_count
-    version = runtime.split()[1]
+    counted = count or (hardware_count if wanted == "auto" else device_count)
+    here = _Here(runtime, plugins() if beside is None else tuple(beside), counted)
     if wanted == "auto":
-        row, reason = _best(runtime, counted)
-        return Device(row.name, row, version, reason)
+        row, reason = _best(here)
+        return Device(row.name, row, here.version, reason, single=_lacks_half(row))
     name, _, place = wanted.partition(":")
     named = next((row for row in PROVIDERS if row.name == name), None)
     if named is None:
         raise RuntimeMissing(f"unknown device '{wanted}'; known: auto, {', '.join(row.name for row in PROVIDERS)}")
     if place and not place.isdecimal():
         raise RuntimeMissing(f"'{wanted}' is no device; write for instance {name}:0")
-    why_not = _why_not(named, runtime, counted, int(place or 0))
+    why_not = here.why_not(named, int(place or 0))
     if why_not:
         raise RuntimeMissing(f"device '{wanted}' cannot be used: {why_not}; or use --device cpu")
-    return Device(wanted, named, version, "asked for", int(place or 0))
+    return Device(wanted, named, here.version, "asked for", int(place or 0), _lacks_half(named))
 
 
-def device_count(row: Provider) -> int:
-    """How many devices a provider has here, as its driver says."""
-    return cuda.device_count() if row.name == "cuda" else 1
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """What is installed, as "distribution version", what is beside it, and who counts devices."""
+
+    runtime: str
+    beside: Sequence[str]
+    count: DeviceCount
+
+    @property
+    def version(self) -> str:
+        return self.runtime.split()[1]
+
+    def why_not(self, row: Provider, index: int) -> str:
+        """What keeps a provider's device from being used, and what to do; "" for nothing."""
+        if not row.verified:
+            return f"it is not supported yet ({row.status})"
+        if row.plugin and row.distribution not in self.beside:
+            return f"{row.distribution} is not installed: install hyperlane[{row.extra}]"
+        if not row.plugin and row.distribution and self.runtime.split(maxsplit=1)[0] != row.distribution:
+            return f"{self.runtime} is installed, not {row.distribution}: install hyperlane[{row.extra}] instead"
+        found = self.count(row)
+        if index >= found:
+            return f"{found or 'no'} such device{'s are' if found > 1 else ' is'} found: {row.needs}"
+        return ""
 
 
-def _best(runtime: str, count: DeviceCount) -> tuple[Provider, str]:
+def _best(here: _Here) -> tuple[Provider, str]:
     """The first provider that can be used, and what was against those before it."""
     against: list[str] = []
     for row in PROVIDERS:
-        why_not = _why_not(row, runtime, count, 0)
+        if not row.verified:
+            continue
+        why_not = here.why_not(row, 0)
         if not why_not:
             return row, "; ".join(against) or "the best there is"
         against.append(f"not {row.name}: {why_not}")
     raise RuntimeMissing("; ".join(against))
 
 
-def _why_not(row: Provider, runtime: str, count: DeviceCount, index: int) -> str:
-    """What keeps a provider's device from being used, and what to do; "" for nothing."""
-    if not row.verified:
-        return f"it is not supported yet ({row.status})"
-    if row.distribution and runtime.split(maxsplit=1)[0] != row.distribution:
-        return f"{runtime} is installed, not {row.distribution}: install hyperlane[{row.extra}] instead"
-    found = count(row)
-    if index >= found:
-        return f"{found} such devices are found: check the driver and the runtime's libraries"
-    return ""
+def device_count(row: Provider) -> int:
+    """How many devices a provider has here, as its driver says."""
+    if row.name == "webgpu":
+        from hyperlane.stage import onnx_webgpu  # only now: it imports the runtime
+
+        return onnx_webgpu.count()
+    return cuda.device_count() if row.name == "cuda" else 1
+
+
+def hardware_count(row: Provider) -> int:
+    """As `device_count`, without drivers that compute on the processor: those must be asked for."""
+    found = device_count(row)
+    if found and row.name == "webgpu":
+        from hyperlane.stage import onnx_webgpu
+
+        return 0 if onnx_webgpu.in_software() else found
+    return found
+
+
+def _lacks_half(row: Provider) -> bool:
+    if row.name != "webgpu":
+        return False
+    from hyperlane.stage import onnx_webgpu
+
+    return not onnx_webgpu.has_half()
+
+
+def plugins() -> tuple[str, ...]:
+    """The providers' distributions that are installed beside a runtime."""
+    names = [row.distribution for row in PROVIDERS if row.plugin]
+    return tuple(name for name in names if importlib.util.find_spec(name.replace("-", "_")) is not None)

@@ -79,9 +79,12 @@ def _cuts(row: Row, run_tokens: int) -> list[int]:
     return sorted({*cuts, *crowded})
 
 
-def batches(rows: Sequence[Row]) -> Iterator[Batch]:
-    """The one-token rows as few ranges of slots. No slot may have two rows in a frame."""
+def batches(rows: Sequence[Row], *, alone: bool = False) -> Iterator[Batch]:
+    """The one-token rows as few ranges of slots; each `alone` if so. No slot may have two rows in a frame."""
     by_slot = {row.slot: index for index, row in enumerate(rows) if row.count == 1}
+    if alone:
+        yield from (_batch([slot], by_slot) for slot in sorted(by_slot))
+        return
     together: list[int] = []
     for slot in sorted(by_slot):
         if together and slot - together[-1] > MAX_PADDING + 1:

@@ -19,7 +19,7 @@ HELLO_BYTES = HEADER.size + HELLO.size
 
 _ROLES = {int(role): role for role in Role}
 _ELEMENTS = {1: ElementType.F32, 2: ElementType.F16, 3: ElementType.BF16}
-_PRECISIONS = {1: Precision.RAW, 2: Precision.INT8, 3: Precision.INT4}
+_PRECISIONS = {1: Precision.RAW, 2: Precision.INT8, 3: Precision.INT4, 4: Precision.F32}
 _ELEMENT_NUMBERS = {element: number for number, element in _ELEMENTS.items()}
 _PRECISION_NUMBERS = {precision: number for number, precision in _PRECISIONS.items()}
 

@@ -34,8 +34,8 @@ def token_bytes(hidden: int, precision: Precision, element: ElementType) -> int:
         ConfigError: the values do not fill whole blocks.
 
     """
-    if precision is Precision.RAW:
-        return hidden * element.bytes
+    if not precision.packs:
+        return hidden * (element if precision is Precision.RAW else ElementType.F32).bytes
     if not packs(hidden):
         raise ConfigError(
             f"hidden states of {hidden} values cannot be packed as {precision.value}, which takes blocks of {BLOCK}; "

@@ -116,7 +116,7 @@ def test_a_plan_for_people_has_a_row_for_each_stage(status):
 
 
 def test_each_link_between_stages_is_named_with_what_it_carries():
-    raw, int8, int4 = Precision
+    raw, int8, int4, _ = Precision
     plan = dataclasses.replace(toy_plan(toy_facts(), stages=3), precisions=(raw, int8, int4, raw))
     assert summary.carried_line(plan) == "links between stages: 0 → 1 int8, 1 → 2 int4"
     assert summary.carried_line(toy_plan(toy_facts(), stages=1)) == ""

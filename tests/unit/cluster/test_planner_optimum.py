@@ -183,9 +183,9 @@ def test_within_the_tie_a_plan_is_at_most_that_much_worse(objective, data):
     assert exact == tied or (exact is not None and tied is not None and tied <= exact * 1.01 * (1 + EXACT))
 
 
-def test_raw_links_join_engines_of_one_element_type_only():
+def test_engines_of_different_element_types_may_be_neighbours():
     kinds = (ElementType.F32, ElementType.F16, ElementType.F32)
-    facts = made_up_cluster([Machine(1.0, free=3 * GIB, element=kind) for kind in kinds])
+    facts = made_up_cluster([Machine(1.0, free=2 * GIB, element=kind) for kind in kinds])
     best = optimum(Problem(facts, made_up_workload(6)), AllLayouts(range(3)), Objective.LATENCY)
     assert best is not None
-    assert {share.worker for share in best.layout} == {0, 2}
+    assert 1 in {share.worker for share in best.layout}

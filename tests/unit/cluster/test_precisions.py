@@ -12,7 +12,7 @@ from hyperlane.core import ElementType, Precision
 from hyperlane.errors import ConfigError
 from hyperlane.testing.toy import toy_facts, toy_plan
 
-RAW, INT8, INT4 = Precision
+RAW, INT8, INT4, SINGLE = Precision
 F32, F16 = ElementType.F32, ElementType.F16
 MBIT = 125e3
 PLAN = toy_plan(toy_facts(hidden=4096), stages=3)
@@ -72,10 +72,12 @@ def test_what_was_not_measured_stays_raw():
     assert with_precisions(PLAN, Wire.AUTO).precisions == (RAW,) * 4
 
 
-def test_engines_of_two_types_are_linked_by_int8():
+def test_engines_of_two_types_are_linked_by_float32_where_others_are_raw():
     first, *others = PLAN.stages
     mixed = replace(PLAN, stages=(replace(first, worker=replace(first.worker, element=F16)), *others))
-    assert with_precisions(mixed, Wire.AUTO).precisions == (RAW, INT8, RAW, RAW)
+    assert with_precisions(mixed, Wire.AUTO).precisions == (RAW, SINGLE, RAW, RAW)
+    assert with_precisions(mixed, Wire.RAW).precisions == (RAW, SINGLE, RAW, RAW)
+    assert with_precisions(mixed, Wire.INT4).precisions == (RAW, INT4, INT4, RAW)
 
 
 @pytest.mark.parametrize("wire", [Wire.RAW, Wire.INT8, Wire.INT4])

@@ -15,7 +15,7 @@ def test_auto_takes_a_card_that_the_runtime_can_use():
 
 
 def test_auto_says_why_it_is_not_the_better_one():
-    without_runtime = choose_device("auto", CPU, count=lambda row: 1)
+    without_runtime = choose_device("auto", CPU, count=lambda row: 1, beside=[])
     assert without_runtime.name == "cpu"
     assert "install hyperlane[cuda]" in without_runtime.reason
     assert "check the driver" in choose_device("auto", GPU, count=lambda row: int(row.name == "cpu")).reason

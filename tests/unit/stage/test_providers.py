@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from hyperlane.errors import RuntimeMissing
@@ -32,3 +34,39 @@ def test_a_device_that_is_not_supported_or_not_known_is_refused():
         choose_device("cuda:0", ["onnxruntime-gpu 1.31.1"], count=lambda row: 0)
     with pytest.raises(RuntimeMissing, match="unknown device 'abacus'"):
         choose_device("abacus", ["onnxruntime 1.31.1"])
+
+
+CUDA, CPU, PLUGIN = ["onnxruntime-gpu 1.31.1"], ["onnxruntime 1.31.1"], ["onnxruntime-ep-webgpu"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "beside", "cards", "chosen", "why"),
+    [
+        (CUDA, [], {"cuda"}, "cuda", "the best there is"),
+        (
+            CUDA,
+            [],
+            set(),
+            "cpu",
+            r"not cuda: no such device is found: check the driver.*not webgpu: .*hyperlane\[webgpu\]",
+        ),
+        (CPU, [], {"cuda"}, "cpu", r"not cuda: onnxruntime 1.31.1 is installed.*hyperlane\[cuda\] instead"),
+        (CPU, PLUGIN, set(), "cpu", "not webgpu: no such device is found: .*libvulkan1"),
+    ],
+)
+def test_auto_says_what_it_chose_and_what_would_make_a_better_one_usable(installed, beside, cards, chosen, why):
+    device = choose_device("auto", installed, lambda row: int(row.name in cards or row.name == "cpu"), beside)
+    assert device.name == chosen
+    assert re.search(why, device.reason)
+
+
+@pytest.mark.parametrize("name", ["directml", "coreml", "openvino", "migraphx"])
+def test_providers_that_were_never_run_are_refused_saying_so(name):
+    with pytest.raises(RuntimeMissing, match=f"'{name}' cannot be used: it is not supported yet .never run"):
+        choose_device(name, CPU, lambda row: 1, [])
+
+
+def test_a_device_beyond_those_that_are_there_is_refused_with_their_number():
+    with pytest.raises(RuntimeMissing, match="2 such devices are found"):
+        choose_device("cuda:2", CUDA, lambda row: 2, [])
+    assert choose_device("cuda:1", CUDA, lambda row: 2, []).index == 1

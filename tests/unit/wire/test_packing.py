@@ -18,6 +18,7 @@ NOTHING = bytes(35)
     [
         (Precision.RAW, ElementType.F32, 2304),
         (Precision.RAW, ElementType.F16, 1152),
+        (Precision.F32, ElementType.F16, 2304),
         (Precision.INT8, ElementType.F32, 585),
         (Precision.INT8, ElementType.F16, 585),
         (Precision.INT4, ElementType.F32, 342),

@@ -164,7 +164,7 @@ class WireBytes:
 
     def hidden(self, precision: Precision, raw: int) -> int:
         """Bytes of one token's hidden state, which has `raw` bytes unpacked."""
-        return {Precision.RAW: raw, Precision.INT8: self.int8, Precision.INT4: self.int4}[precision]
+        return {Precision.INT8: self.int8, Precision.INT4: self.int4}.get(precision, raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, Workload
 from hyperlane.cluster.planner.layout import Layout, Share
-from hyperlane.core import Precision
 
 Seconds = npt.NDArray[np.float64]
 
@@ -106,8 +105,6 @@ class CostBook:
             [workload.wire.hidden(workload.precision, workload.model.hidden * w.element.bytes) for w in facts.workers],
             np.float64,
         )
-        if workload.precision is Precision.RAW:
-            self._forbid_mixed_elements()
 
     def of(self, shape: Shape) -> FrameCost:
         """The terms for a frame of that shape."""
@@ -140,14 +137,6 @@ class CostBook:
         difference[:-1, -1] = answer / self._rates[:-1, -1]
         difference[np.isinf(self._delay)] = np.inf
         return difference
-
-    def _forbid_mixed_elements(self) -> None:
-        """Raw links carry the engines' own type: neighbours must have the same."""
-        elements = [worker.element for worker in self.facts.workers]
-        for i, source in enumerate(elements):
-            for j, target in enumerate(elements):
-                if source is not target:
-                    self._delay[i, j] = np.inf
 
 
 def _paths(facts: ClusterFacts) -> tuple[Seconds, Seconds]:

@@ -57,10 +57,7 @@ def asked_candidate(problem: Problem, layout: Layout) -> Candidate:
         ]
         raise DoesNotFit("\n".join([f"the layers asked for do not fit {problem.workload.model.name}'s nodes:", *lines]))
     if not problem.is_linked(layout):
-        raise DoesNotFit(
-            "the layers asked for need links between nodes that have no measured path, or whose engines use different "
-            "element types on raw links"
-        )
+        raise DoesNotFit("the layers asked for need links between nodes that have no measured path")
     return candidate_of(problem, Kind.ASKED, layout)
 
 
