@@ -97,6 +97,7 @@ class OnnxEngine:
         self._parts = parts_of(spec.model.vocab) if row.searches_parts else 1
         self._least_wanted = 0 if row.packs else 1  # devices have no kernels for nothing
         self._least_rows = sessions.least
+        self._least_batch = sessions.least if sessions.many is None else row.least_rows
         self._alone = row.alone
         self._run_tokens = memory.most_tokens(spec.model.window) or row.run_tokens or run_tokens(spec.model)
         self._element = element_of(numbers)
@@ -227,7 +228,8 @@ class OnnxEngine:
         if not (self._captures and usual):
             lines = [Asked(row, 0, 0, 0, line) for line, row in enumerate(asked)]
             return self._bindings.get(self._shape(RunShape(batch.first, batch.size, 1, SLOTS), lines))
-        first, size = bucket(batch.first, batch.size, self._spec.slots, self._least_rows)
+        least = self._least_rows if batch.size == 1 else self._least_batch
+        first, size = bucket(batch.first, batch.size, self._spec.slots, least)
         shape = RunShape(first, size, 1, SLOTS, captured=True)
         if self._spec.is_last:
             shape = shape._replace(wanted=size, top_k=min(CANDIDATES_K, self._spec.model.vocab))
