@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--hours 1] [--model smollm2-135m] [--workers 3] [--rest 6] [--every 60] [--json FILE]
 
 As `benchmarks/chaos.py`, but slowly: clients rest between requests, and every few minutes they do not for a while.
-The first worker's process is never ended, so that its memory is seen all along. The memory of its own (USS) of every
-process is read; its slope is that of a straight line through what was read, its first minutes aside. Prints the slopes
+The first worker's process is never ended, so that its memory is seen all along. The memory of every process (no
+mapped files) is read; its slope is that of a straight line through what was read, its first minutes aside. Prints the slopes
 and the latencies by hour (`--window` minutes); ends with 1 if an answer was wrong, lost or late for ever, or if the
 head holds more at the end than at the beginning. Linux.
 """

@@ -12,7 +12,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Of one process. `memory`: bytes that are its own (USS)."""
+    """Of one process. `memory`: bytes that no file stands behind: a mapped model counts for nobody."""
 
     pid: int
     threads: int
@@ -27,7 +27,7 @@ def level(process: psutil.Process) -> Level:
     links = [_link(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
     sockets = sum(link.startswith("socket:") for link in links)
     children = len(process.children(recursive=True))
-    memory = process.memory_full_info().uss
+    memory = process.memory_info().rss - process.memory_info().shared
     return Level(process.pid, process.num_threads(), len(links) - sockets, sockets, children, memory)
 
 
