@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--hours 1] [--model smollm2-135m] [--workers 3] [--rest 6] [--every 60] [--json FILE]
 
 As `benchmarks/chaos.py`, but slowly: clients rest between requests, and every few minutes they do not for a while.
-The first worker's process is never ended, so that its memory is seen all along. The memory of every process (no
-mapped files) is read; its slope is that of a straight line through what was read, its first minutes aside. Prints the slopes
-and the latencies by hour (`--window` minutes); ends with 1 if an answer was wrong, lost or late for ever, or if the
-head holds more at the end than at the beginning. Linux.
+The first worker's process is never ended, so that its memory is seen all along. The memory of every process is read,
+mapped files aside; its slope is that of a straight line through what was read, the first minutes aside. Prints the
+slopes and the latencies by hour (`--window` minutes); ends with 1 if an answer was wrong, lost or late for ever, or if
+the head holds more at the end than at the beginning. Linux.
 """
 
 from __future__ import annotations
