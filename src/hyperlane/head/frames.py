@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hyperlane.core import Row
-from hyperlane.head.scheduler import Flight, Share
+from hyperlane.head.scheduler import Flight, Share, StepPlan
 from hyperlane.head.sequence import Sequence
-from hyperlane.wire.frame import Frame, Kind
+from hyperlane.wire.frame import Frame, Kind, PackedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,21 @@ class Departure:
         return sum(row.count for row in self.rows)
 
 
-def step_frame(flight: Flight, sequences: Mapping[int, Sequence], epoch: int) -> Frame:
-    """The TOKENS frame of a plan: one row for each share, the rows' token ids one after the other."""
-    rows: list[Row] = []
+def step_frame(flight: Flight, sequences: Mapping[int, Sequence], epoch: int, ahead: PackedRows | None = None) -> Frame:
+    """The TOKENS frame of a plan: one row for each share, the rows' token ids one after the other.
+
+    `ahead`: its rows, where they were made before.
+    """
     tokens: list[int] = []
     for share in flight.plan.shares:
-        sequence = sequences[share.lane]
-        rows.append(_row(share, sequence, whole_logits=flight.plan.whole_logits))
-        tokens += sequence.tokens[share.start : share.start + share.count]
-    return Frame(Kind.TOKENS, epoch, flight.step, tuple(rows), (struct.pack(f"<{len(tokens)}i", *tokens),))
+        tokens += sequences[share.lane].tokens[share.start : share.start + share.count]
+    rows = ahead.rows if ahead is not None else rows_of(flight.plan, sequences)
+    return Frame(Kind.TOKENS, epoch, flight.step, rows, (struct.pack(f"<{len(tokens)}i", *tokens),), (), ahead)
+
+
+def rows_of(plan: StepPlan, sequences: Mapping[int, Sequence]) -> tuple[Row, ...]:
+    """The rows of a plan: what each of them asks for follows from its sequence."""
+    return tuple(_row(share, sequences[share.lane], whole_logits=plan.whole_logits) for share in plan.shares)
 
 
 def _row(share: Share, sequence: Sequence, *, whole_logits: bool) -> Row:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from hyperlane.core import Failed, Finished, FinishReason, Kept, Plan
 from hyperlane.errors import EngineFault, HyperlaneError, StepOverdue
+from hyperlane.head.ahead import Ahead, look_ahead
 from hyperlane.head.costs import FrameCosts
 from hyperlane.head.deadline import LEAST_S, StepDeadline
 from hyperlane.head.frames import Departure, step_frame
@@ -20,12 +21,12 @@ from hyperlane.head.pace import Pace
 from hyperlane.head.prefixes import Place, Prefixes, Reuse, common
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
-from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, schedule
+from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, StepPlan, schedule
 from hyperlane.head.sequence import Seat, Sequence
 from hyperlane.head.timings import FrameTiming, Timings
 from hyperlane.wire.candidates import Candidates, split
 from hyperlane.wire.codec import encode, size_sent
-from hyperlane.wire.frame import Copy, Frame
+from hyperlane.wire.frame import Copy, Frame, PackedRows
 from hyperlane.wire.link import Ring
 
 MOST_REHEARSED = 2
@@ -101,6 +102,7 @@ class Loop:
         self._deadline = StepDeadline(least_step_s)
         self._back_s = 0.0
         self._last: tuple[Flight, Frame, Departure] | None = None
+        self._ahead: Ahead | None = None
 
     @property
     def active(self) -> int:
@@ -145,15 +147,21 @@ class Loop:
             if not frames:
                 self._check_deadline()
             self._take_in()
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None and ahead.holds(self._lanes):
+                self._send(ahead.plan, ahead.rows)
             while (plan := schedule(self._lanes, self._policy, self._costs.room)) is not None:
-                alone = not self._lanes.flights
-                frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch)
-                self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
-                self._ring.send(frame)
+                self._send(plan)
             self._learn()
             self.publish()
         if self._verdict is not None:
             raise self._verdict
+
+    def _send(self, plan: StepPlan, rows: PackedRows | None = None) -> None:
+        alone = not self._lanes.flights
+        frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch, rows)
+        self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
+        self._ring.send(frame)
 
     def left(self) -> list[Sequence]:
         """The requests that have not ended, for another pipeline or none: each holds all of its tokens.
@@ -235,7 +243,10 @@ class Loop:
                 return
             if answer and row.extra_ids == sequence.ask.extra_ids:  # its token may have added one
                 sequence.pick(answer[0])
-        schedule(self._lanes, self._policy)
+        if self._ahead is None:
+            self._ahead = look_ahead(self._lanes, self._policy, self._sequences)
+        if self._ahead is not None:
+            self._ahead.holds(self._lanes)
         encode(step_frame(flight, self._sequences, self.epoch))
 
     def _answers(self, frame: Frame, left: Departure) -> list[list[Candidates | Logits]]:

@@ -28,7 +28,8 @@ class Requests:
     def take_in(self) -> tuple[list[Sequence], list[int]]:
         """What has arrived since the last call, and which lanes were cancelled."""
         arrived, cancelled = self.intake.drain()
-        self._admit(arrived)
+        if arrived:
+            self._admit(arrived)
         return arrived, cancelled
 
     @property

@@ -145,7 +145,8 @@ def printable(text: str) -> bytes:
 
 def size_sent(frame: Frame) -> int:
     """Bytes on the wire of a frame that its sender made, without timings yet."""
-    return _HEADER_BYTES + rows_size(frame.rows) + sum(map(size_of, frame.payload))
+    rows = rows_size(frame.rows) if frame.packed is None else len(frame.packed.data)
+    return _HEADER_BYTES + rows + _size_of_all(frame.payload)
 
 
 # --- receiving -------------------------------------------------------------------------------------------------

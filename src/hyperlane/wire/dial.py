@@ -12,9 +12,9 @@ from hyperlane.errors import HyperlaneError, LinkBroken, WorkerUnreachable
 from hyperlane.wire.codec import FAULT, HEADER, MAX_CAUSE_BYTES, read_fault, read_header
 from hyperlane.wire.frame import Hello
 from hyperlane.wire.hello import check_answer, check_hello_header, encode_hello, read_hello
-from hyperlane.wire.kind import Kind
+from hyperlane.wire.kind import Kind, Role
 from hyperlane.wire.limits import Terms
-from hyperlane.wire.sockets import SILENCE_S, tune
+from hyperlane.wire.sockets import SILENCE_S, connected_here, tune
 from hyperlane.wire.tcp import TcpLink
 from hyperlane.wire.tls import ClientTls, Stream, TlsStream, distrust
 
@@ -41,7 +41,9 @@ def dial(
     """As `connect`, but hands over the bare stream and what was agreed."""
     deadline = time.monotonic() + timeout_s
     try:
-        sock = socket.create_connection((address.host, address.port), timeout_s)
+        # A probe fills both directions at once, which a local socket has too little room for.
+        here = connected_here(address) if tls is None and hello.role is not Role.PROBE else None
+        sock = here or socket.create_connection((address.host, address.port), timeout_s)
     except OSError as error:
         raise WorkerUnreachable(f"nothing answers at {address}: {error.strerror or error}") from error
     stream: Stream = sock

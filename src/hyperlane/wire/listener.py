@@ -26,7 +26,7 @@ from hyperlane.wire.kind import Kind, Role
 from hyperlane.wire.limits import Limits
 from hyperlane.wire.peer import Peer
 from hyperlane.wire.probe_echo import ProbeEcho
-from hyperlane.wire.sockets import SILENCE_S, listening_socket, plain_host, tune
+from hyperlane.wire.sockets import SILENCE_S, listening_here, listening_socket, plain_host, tune
 from hyperlane.wire.strangers import Strangers
 from hyperlane.wire.tcp import TcpLink, peer_name
 from hyperlane.wire.tls import ServerTls, Stream, TlsStream, why
@@ -92,14 +92,16 @@ class DataListener:
         self._admit, self._deliver, self._echo = admit, deliver, ProbeEcho()
         self._hello_within_s, self._max_unfinished, self._silence_s = hello_within_s, max_unfinished, silence_s
         self._sock = _listen(address)
-        self._sock.setblocking(False)
         host, port = self._sock.getsockname()[:2]
         self.address = Address(host, port)
+        here = listening_here(self.address, BACKLOG) if tls is None else None
         self._waker, self._woken = socket.socketpair()
         self._unfinished: dict[Stream, _Handshake] = {}
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._sock, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._doors = [self._sock] if here is None else [self._sock, here]
+        for sock in (*self._doors, self._woken):
+            sock.setblocking(False)
+            self._selector.register(sock, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="data-listener", daemon=True)
         self._thread.start()
 
@@ -118,8 +120,8 @@ class DataListener:
             for key, _ in self._selector.select(self._next_deadline()):
                 if key.fileobj is self._woken:
                     closing = True
-                elif key.fileobj is self._sock:
-                    self._accept()
+                elif key.fileobj in self._doors:
+                    self._accept(key.fileobj)
                 else:
                     handshake = self._unfinished.get(key.fileobj)  # type: ignore[call-overload]
                     if handshake is not None:
@@ -128,8 +130,8 @@ class DataListener:
         for handshake in list(self._unfinished.values()):
             self._forget(handshake).close()
         self._selector.close()
-        self._sock.close()
-        self._woken.close()
+        for sock in (*self._doors, self._woken):
+            sock.close()
 
     def _next_deadline(self) -> float | None:
         # They are in the order of their arrival, so the first one is the next to be late.
@@ -137,18 +139,18 @@ class DataListener:
             return max(0.0, handshake.deadline - time.monotonic())
         return None
 
-    def _accept(self) -> None:
+    def _accept(self, door: socket.socket) -> None:
         # Several at a time, so that a crowd at the door does not overflow the kernel's queue.
         for _ in range(self._max_unfinished):
             try:
-                sock, (host, *_) = self._sock.accept()
+                sock, name = door.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return  # that was everybody, or who knocked has gone again
             except OSError as error:
                 log.warning("data port %s: a connection could not be accepted: %s", self.address, error)
                 time.sleep(0.05)  # out of file descriptors: trying again at once would spin
                 return
-            host, now = plain_host(host), time.monotonic()
+            host, now = plain_host(name[0]) if name else "this machine", time.monotonic()
             if self._strangers.barred(host, now):
                 sock.close()
                 continue

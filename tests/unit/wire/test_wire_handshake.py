@@ -1,17 +1,19 @@
 """Opening links: who is admitted, what a dialler is told, and what strangers cost."""
 
 import dataclasses
+import os
 import queue
 import random
 import socket
+import sys
 import threading
 
 import pytest
 
 from hyperlane.core import Address, ElementType, Epoch, HeadId, Precision, Row
 from hyperlane.errors import ConfigError, LinkBroken, LinkClosed, ProtocolError, VersionMismatch, WorkerUnreachable
-from hyperlane.wire import codec
-from hyperlane.wire.dial import connect
+from hyperlane.wire import codec, sockets
+from hyperlane.wire.dial import connect, dial
 from hyperlane.wire.frame import Frame, Hello, Kind, Role
 from hyperlane.wire.hello import HELLO_BYTES, answer_to, encode_hello
 from hyperlane.wire.limits import Limits
@@ -290,3 +292,50 @@ def test_a_crowd_from_one_host_does_not_push_out_another(monkeypatch):
         assert worker.link()[0] == UP
         for sock in (patient, *crowd):
             sock.close()
+
+
+# --- processes of one machine --------------------------------------------------------------------------------------
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has local sockets whose names are no files")
+
+
+@ON_LINUX
+def test_link_within_this_machine_has_no_tcp_under_it():
+    with Worker() as worker:
+        stream, _ = dial(worker.address, UP, 20)
+        with stream:
+            assert stream.family == socket.AF_UNIX
+
+
+@ON_LINUX
+def test_name_that_somebody_else_took_leaves_the_port():
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        address = Address("127.0.0.1", port.getsockname()[1])
+    with sockets.listening_here(address, 1):  # it answers nothing
+        worker = DataListener(address, lambda hello, _peer: hello.limits, lambda _hello, link: link.close())
+    try:
+        stream, _ = dial(address, UP, 20)
+        with stream:
+            assert stream.family == socket.AF_INET
+    finally:
+        worker.close()
+
+
+@ON_LINUX
+def test_name_that_another_user_took_is_not_used(monkeypatch):
+    with Worker() as worker:
+        monkeypatch.setattr(sockets, "_CREDENTIALS", Credentials(os.getuid() + 1))
+        stream, _ = dial(worker.address, UP, 20)
+        with stream:
+            assert stream.family == socket.AF_INET
+
+
+class Credentials:
+    """What the kernel would say of a peer that another user started."""
+
+    def __init__(self, user):
+        self.user, self.size = user, 12
+
+    def unpack(self, _data):
+        return 1, self.user, self.user
