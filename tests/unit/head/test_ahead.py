@@ -7,7 +7,6 @@ from hyperlane.head.ahead import look_ahead
 from hyperlane.head.frames import rows_of, step_frame
 from hyperlane.head.scheduler import Lane, Lanes, Policy, schedule
 from hyperlane.head.sequence import Sequence
-from hyperlane.head.streams import Stream
 from hyperlane.wire.codec import encode
 
 POLICY = Policy(max_frames=1)
@@ -25,7 +24,7 @@ class Head:
             request = GenerationRequest(f"r{number}", (1, 2, 3), sampling or SamplingParams(temperature=0.0), 20)
             facts = {"seed": 7, "limit": 23, "vocab": 100, "submitted_s": 0.0}
             self.sequences[number] = Sequence(
-                request, Stream(lambda: None), lane, token_bytes=lambda _: b"x", **facts
+                request, lane, token_bytes=lambda _: b"x", **facts
             )  # fmt: skip
             self.lanes.running[number] = lane
             self.lanes.free.remove(slot)
