@@ -39,10 +39,10 @@ REHEARSE_EVERY_S = 40e-6
 TAKEN_S = 0.5e-3
 """A processor that was offered and came back after so long was wanted by others."""
 
-STRIKES = 8
+STRIKES = 12
 """How often that must happen in `REMEMBERED` frames: a health check or a heartbeat may take as long."""
 
-FRAMES_WITHOUT = 64
+FRAMES_WITHOUT = 16
 """For how many frames nobody watches once the processor was wanted by others."""
 
 _yield = getattr(os, "sched_yield", lambda: None)
