@@ -214,7 +214,7 @@ class Planning:
             return ()
 
     async def _measured(self, wanted: Wanted, nodes: Sequence[Node]) -> Measured | None:
-        """None, and a warning, where measuring fails for another reason than that a worker is not there."""
+        """None, and why, where measuring fails for another reason than that a worker is not there."""
         if self._measures is None:
             return None
         self.is_held_up = False
@@ -224,6 +224,10 @@ class Planning:
             raise
         except HyperlaneError as error:
             self.is_held_up = isinstance(error, WorkerBusy)
+            if self.is_held_up:
+                log.info("layers are placed in proportion to free memory until workers can be measured: %s", error)
+                self._report(Progress("head", "placing layers by free memory until the workers can be measured"))
+                return None
             log.warning("layers are placed in proportion to free memory, because measuring failed: %s", error)
             self._report(Progress("head", "placing layers by free memory: measuring failed"))
             return None
