@@ -36,7 +36,7 @@ class StageLoop:
         self._downstream = downstream
         self._header_ns = 0
         self._previous_send_us = 0
-        self._placed: tuple[Sequence[Row], memoryview] = (), memoryview(b"")
+        self._placed: tuple[Sequence[Row] | None, memoryview] = None, memoryview(b"")
         self.step = 0
         self.steps = 0
         self.computing = False
@@ -66,7 +66,7 @@ class StageLoop:
 
     def _run_frame(self, frame: Frame, waited_us: int) -> None:
         self.step = frame.step
-        self._placed = (), memoryview(b"")
+        self._placed = None, memoryview(b"")
         self.computing = True
         began_ns = time.perf_counter_ns()
         rows = self._rows_of(frame)
