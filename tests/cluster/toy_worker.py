@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from hyperlane import config, node
+from hyperlane import config, node, working
 from hyperlane.cluster import machine
 from hyperlane.cluster.weights import stage_tensors
 from hyperlane.cluster.worker import DeviceFacts
@@ -57,7 +57,7 @@ def main() -> None:
     )
     flags.pop("device", None)
     if "HYPERLANE_TEST_NO_FILES" in os.environ:
-        node.holds_model = lambda fingerprint, path, digests: False
+        working.holds_model = lambda fingerprint, path, digests: False
     settings = config.load(config.WorkerConfig, announce=True, **flags)
     node.run_worker(settings, node.EngineRoom(device, build), float(os.environ.get("HYPERLANE_TEST_LEASE_S", "15")))
 
