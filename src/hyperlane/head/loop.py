@@ -160,8 +160,9 @@ class Loop:
     def _send(self, plan: StepPlan, rows: PackedRows | None = None) -> None:
         alone = not self._lanes.flights
         frame = step_frame(self._lanes.depart(plan), self._sequences, self.epoch, rows)
-        self._departures.append(Departure(self._clock(), frame.rows, size_sent(frame), alone))
+        at_s = self._clock()
         self._ring.send(frame)
+        self._departures.append(Departure(at_s, frame.rows, size_sent(frame), alone))
 
     def left(self) -> list[Sequence]:
         """The requests that have not ended, for another pipeline or none: each holds all of its tokens.
@@ -285,6 +286,8 @@ class Loop:
     def _take_in(self) -> None:
         """New requests queue up, those cancelled or out of time end, and free slots go to those that wait longest."""
         arrived, cancelled = self._requests.take_in()
+        if not (arrived or cancelled or self._lanes.waiting) and self._requests.due_s > self._clock():
+            return
         for sequence in arrived:
             self._queue(sequence)
         for lane_id in [*cancelled, *(sequence.lane.id for sequence in arrived if sequence.abandoned)]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
 
+from hyperlane.core import StageTiming
 from hyperlane.errors import ProtocolError, VersionMismatch
 from hyperlane.wire.codec import HEADER, check_header, read_body, read_header
 from hyperlane.wire.expected import Expected, expected_after
@@ -97,7 +99,7 @@ class FrameReader:
             if self._filled < len(self._payload):
                 return None
             self._frame = None
-            return _with_payload(frame, self._payload)
+            return frame
         start = self._start
         there = self._end - start
         expected = self._expected
@@ -135,12 +137,14 @@ class FrameReader:
 
     def _take_expected(self, expected: Expected, at: int, place: PlacePayload) -> Frame | None:
         """The rest of a frame whose header and rows are as expected; its timing records begin at `at`."""
-        read, end = expected.frame, self._seen[0] + expected.whole
+        end = self._seen[0] + expected.whole
         timings = TimingRecords(bytes(self._view[at:end])) if end > at else ()
-        frame = Frame(read.kind, read.epoch, read.step, read.rows, (), timings, read.packed)
-        return self._take_payload(frame, expected.payload_bytes, end, place)
+        return self._take_payload(expected.frame, expected.payload_bytes, end, place, timings)
 
-    def _take_payload(self, frame: Frame, size: int, at: int, place: PlacePayload) -> Frame | None:
+    def _take_payload(
+        self, frame: Frame, size: int, at: int, place: PlacePayload, timings: Sequence[StageTiming] | None = None
+    ) -> Frame | None:
+        """The payload from `at` on, as far as it is there. `timings`: where the frame does not have them yet."""
         payload = place(frame)
         if payload.nbytes != size:
             raise ProtocolError(f"a payload of {size} bytes came, but {payload.nbytes} are wanted for these rows")
@@ -150,8 +154,9 @@ class FrameReader:
         if ahead:
             payload[:ahead] = self._view[at : at + ahead]
         self._start = at + ahead
+        frame = _with_payload(frame, payload, timings)
         if ahead == size:
-            return _with_payload(frame, payload)
+            return frame
         self._frame, self._payload, self._filled = frame, payload, ahead
         return None
 
@@ -168,5 +173,6 @@ class FrameReader:
             self._start, self._end = 0, len(rest)
 
 
-def _with_payload(frame: Frame, payload: memoryview) -> Frame:
-    return Frame(frame.kind, frame.epoch, frame.step, frame.rows, (payload,), frame.timings, frame.packed)
+def _with_payload(frame: Frame, payload: memoryview, timings: Sequence[StageTiming] | None) -> Frame:
+    said = frame.timings if timings is None else timings
+    return Frame(frame.kind, frame.epoch, frame.step, frame.rows, (payload,), said, frame.packed)

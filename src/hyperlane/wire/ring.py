@@ -146,11 +146,15 @@ class TcpRing:
     def _turn(self, timeout_s: float | None, frames: list[Frame], rehearse: Callable[[], object] | None) -> None:
         buffered = [stream for stream in (self._up, self._down) if _pending(stream)]
         selected = self._select(0.0 if buffered else timeout_s, rehearse)
+        if self._count is not None:
+            count, self._count = self._count, None
+            self._read(self._down, self._reader, frames, count)
+            if frames and self._failure is None:
+                return
         ready = {key.fileobj for key, events in selected if events & selectors.EVENT_READ}
         ready.update(buffered)  # decrypted bytes count, though their socket has nothing more to read
-        if self._count is not None or self._down in ready:
-            self._read(self._down, self._reader, frames, self._count)
-            self._count = None
+        if self._down in ready and self._failure is None:
+            self._read(self._down, self._reader, frames)
         if len(selected) > 1 or self._failure is not None or not frames:
             self._rest_of_turn(selected, ready, frames)
 
