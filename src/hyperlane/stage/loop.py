@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from hyperlane.core import Row, StageSpec
 from hyperlane.stage.engine import Engine
@@ -22,6 +22,18 @@ class PeerFault(Exception):
         self.fault = fault
 
 
+class _Placed(NamedTuple):
+    """A frame whose header is there: its rows as they came, those to compute, where its payload goes.
+
+    `answer`: the kind of frame that is sent for it. A frame that is expected is placed before it comes.
+    """
+
+    received: tuple[Row, ...]
+    rows: tuple[Row, ...]
+    place: memoryview
+    answer: Kind
+
+
 class StageLoop:
     """Carries messages of one epoch from one link through an engine to the next, until one of the three fails.
 
@@ -36,7 +48,7 @@ class StageLoop:
         self._downstream = downstream
         self._header_ns = 0
         self._previous_send_us = 0
-        self._placed: tuple[Sequence[Row] | None, memoryview] = None, memoryview(b"")
+        self._placed: _Placed | None = None
         self.step = 0
         self.steps = 0
         self.computing = False
@@ -59,17 +71,18 @@ class StageLoop:
 
     def _place(self, frame: Frame) -> memoryview:
         self._header_ns = time.perf_counter_ns()
-        if frame.rows is not self._placed[0]:
+        if self._placed is None or frame.rows is not self._placed.received:
             rows = self._rows_of(frame)
-            self._placed = frame.rows, self._engine.input_buffer(rows) if rows else memoryview(bytearray())
-        return self._placed[1]
+            place = self._engine.input_buffer(rows) if rows else memoryview(bytearray())
+            self._placed = _Placed(frame.rows, rows, place, self._answers_with(frame))
+        return self._placed.place
 
     def _run_frame(self, frame: Frame, waited_us: int) -> None:
-        self.step = frame.step
-        self._placed = None, memoryview(b"")
+        assert self._placed is not None
+        _, rows, _, answer = self._placed
+        self.step, self._placed = frame.step, None
         self.computing = True
         began_ns = time.perf_counter_ns()
-        rows = self._rows_of(frame)
         payload = self._passed_on(rows, self._engine.step(rows) if rows else ())
         send_ns = time.perf_counter_ns()
         self.computing = False
@@ -80,7 +93,7 @@ class StageLoop:
             (began_ns - self._header_ns) // 1000,
             self._previous_send_us,
         )
-        self._downstream.send(codec.encode_passed_on(frame, self._answers_with(frame), payload, timing))
+        self._downstream.send(codec.encode_passed_on(frame, answer, payload, timing))
         self._previous_send_us = (time.perf_counter_ns() - send_ns) // 1000
         self.steps += 1
         self.moved_s = time.monotonic()

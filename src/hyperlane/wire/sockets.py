@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hyperlane.core import Address
 from hyperlane.wire.kind import Buffer
@@ -140,6 +141,13 @@ def send_some(sock: Stream, buffers: Sequence[Buffer]) -> int:
             break
         small.append(buffer)
     return sock.send(b"".join(small) if len(small) > 1 else small[0])
+
+
+def gather_of(sock: Stream) -> Callable[[Sequence[Buffer]], int]:
+    """`send_some` of this stream, as directly as it goes. No frame has as many buffers as a call takes at most."""
+    if _HAS_SENDMSG and isinstance(sock, socket.socket):
+        return sock.sendmsg
+    return functools.partial(send_some, sock)
 
 
 def rest_after(buffers: Sequence[Buffer], sent: int) -> list[Buffer]:

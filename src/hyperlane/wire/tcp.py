@@ -18,7 +18,7 @@ from hyperlane.wire.frame import Message, Sendable
 from hyperlane.wire.limits import Terms
 from hyperlane.wire.link import PlacePayload
 from hyperlane.wire.reader import FrameReader
-from hyperlane.wire.sockets import plain_host, rest_after, send_some
+from hyperlane.wire.sockets import gather_of, plain_host, rest_after, send_some
 from hyperlane.wire.tls import Stream, TlsStream
 
 
@@ -35,6 +35,7 @@ class TcpLink:
         self._peer = peer_name(sock)
         self._expected = Anticipation()
         self._poll = _poll_of(sock)
+        self._gather = gather_of(sock)
         self._count: int | None = None
         self._waited_s: float | None = None
 
@@ -53,7 +54,7 @@ class TcpLink:
         buffers = encode(message)
         with self._sending:
             try:
-                sent = send_some(self._sock, buffers)
+                sent = self._gather(buffers)
                 # A blocking socket takes everything at once, unless there are very many buffers or a signal came.
                 while buffers and sent < sum(map(size_of, buffers)):
                     buffers = rest_after(buffers, sent)
