@@ -107,6 +107,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_chat(terminal, smollm2_path
     assert psutil.wait_procs(workers, timeout=WAIT_S)[1] == []
 
 
+@pytest.mark.slow
 def test_what_was_said_is_in_the_history_of_the_next_chat(terminal, tiny_model):
     for number in range(2):
         chat = terminal("chat", tiny_model, "-n", "2")

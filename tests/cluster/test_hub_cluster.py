@@ -124,6 +124,7 @@ def test_each_worker_fetches_its_own_layers_from_the_hub_and_nobody_the_whole_fi
     assert hub.bytes_sent("Q4_0.gguf") == sent, "a second start asks for no byte, and needs no hub"
 
 
+@pytest.mark.slow
 def test_layers_that_move_to_another_worker_come_from_the_one_that_has_them(hub, workers, model, tmp_path):
     workers.start("first", "second")
     run(hub, tmp_path / "head", "run", MODEL, *ASKED, *workers.flags(first="0:16", second="16:30"))

@@ -209,6 +209,7 @@ def test_tokens_that_open_nothing_are_refused_and_logged(cluster, machines, othe
         assert re.search(rf"the door refused 127\.0\.0\.1:\d+: .*{words}", cluster.head.stderr), cluster.head.stderr
 
 
+@pytest.mark.slow
 def test_a_removed_node_is_not_used_and_does_not_come_back_with_its_old_token(machines, tiny_model):
     cluster = Cluster(machines, tiny_model)
     nodes = json.loads(machines.run("head", "node", "list", "--json").stdout)

@@ -49,7 +49,7 @@ def shape_of(model: str, kind: str) -> ProfileShape:
     return ProfileShape(facts, (types,) * 2, "Q8_0", "Q8_0", (1, 2), (2, 8), 16, 0)
 
 
-@pytest.mark.parametrize("command", [TOY, None], ids=["toy", "real"])
+@pytest.mark.parametrize("command", [TOY, pytest.param(None, marks=pytest.mark.slow)], ids=["toy", "real"])
 def test_a_plan_is_made_of_what_was_measured_and_remembered(serve, tmp_path, command):
     told = []
     with serve(2, command, told.append) as serving:

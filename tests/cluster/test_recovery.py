@@ -76,6 +76,7 @@ def test_a_worker_that_is_killed_in_mid_stream_changes_no_answer(tiny_model, toy
         assert answer(serving) == expected(serving, 24)
 
 
+@pytest.mark.slow
 def test_one_worker_after_another_is_killed_and_the_last_one_goes_on(tiny_model, toys):
     with start_serving(serve_config(tiny_model, workers=tuple(toys.start(**SLOW) for _ in range(3)))) as serving:
         stream, tokens = begun(serving, LONG)
@@ -99,7 +100,7 @@ def test_a_worker_that_hangs_is_left_out(tiny_model, toys, monkeypatch):
         assert serving.service.ready()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_this_machines_own_workers_are_started_again(tiny_model, workers, monkeypatch):
     monkeypatch.setenv("HYPERLANE_TEST_STEP_S", "0.005")
     with start_serving(serve_config(tiny_model, local_workers=workers), worker_command=TOY) as serving:
@@ -136,6 +137,7 @@ def test_a_worker_that_comes_after_the_last_one_died_is_used(tiny_model, toys):
 # --- those that come, and those that leave -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_that_comes_takes_over_layers_while_streams_run(tiny_model, toys):
     with start_serving(serve_config(tiny_model, workers=(toys.start(**SLOWER),))) as serving:
         stream, tokens = begun(serving, LONG)

@@ -178,6 +178,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_head_that_is_killed_loses_its_workers_to_the_next_one(tiny_model, toys):
     workers = tuple(toys.start(HYPERLANE_TEST_LEASE_S="3") for _ in range(2))
     command = [sys.executable, "-c", HEAD, tiny_model, *map(str, workers)]

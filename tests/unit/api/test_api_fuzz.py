@@ -36,7 +36,7 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4).map(lambda
 
 
 @settings(
-    max_examples=300 * FUZZ,
+    max_examples=100 * FUZZ,
     deadline=None,
     derandomize=FUZZ == 1,
     database=None,
