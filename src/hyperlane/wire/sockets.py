@@ -63,7 +63,7 @@ def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
 def listening_here(address: Address, backlog: int) -> socket.socket | None:
     """A second door to a port of the loopback, for processes of this machine; None where the system has none.
 
-    A local socket has no TCP under it: on a machine whose caches are full of weights a hop takes a tenth less.
+    A local socket has no TCP under it: less code to fetch into caches that are full of weights.
     """
     name = _name_here(address)
     if name is None:
