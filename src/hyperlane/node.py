@@ -57,9 +57,9 @@ from hyperlane.models.digests import DigestCache
 from hyperlane.models.opened import open_asked
 from hyperlane.models.resolve import Library
 from hyperlane.models.source import facts_of, tokenizer_of
-from hyperlane.working import run_worker
+from hyperlane.working import lend, run_worker
 
-__all__ = ["EngineRoom", "Progress", "Report", "Serving", "make_plan", "run_worker", "start_serving"]
+__all__ = ["EngineRoom", "Progress", "Report", "Serving", "lend", "make_plan", "run_worker", "start_serving"]
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,9 @@ from hyperlane.core import Address, WeightForm
 DEVICES = ("auto", "cpu", "cuda", "webgpu", "directml", "coreml", "openvino", "migraphx")
 """What `device` may say; which of them can be used depends on the installed runtime and is the worker's to find out."""
 
+MAX_NAME = 64
+"""Characters of a node's name: what adverts and certificates' lists hold."""
+
 PREFIX_CACHES = ("all", "prompts", "off")
 """What `prefix_cache` may say; `head.prefixes.Reuse` has the meanings."""
 
@@ -111,6 +114,22 @@ def device(value: object) -> str:
     if colon and (name in {"auto", "cpu"} or not index.isdecimal()):
         raise ValueError("must be a device's name, or NAME:INDEX of an accelerator, as in cuda:1")
     return _one_of(DEVICES, name) + colon + index
+
+
+def devices(value: object) -> tuple[str, ...]:
+    """`all`, or devices by name or by number alone, in a list or a text between commas."""
+    found = tuple(one if one == "all" or one.isdecimal() else device(one) for one in map(str.lower, texts(value)))
+    if "auto" in found:
+        raise ValueError("'auto' is one device: write all, numbers of GPUs, or names")
+    return found
+
+
+def node_name(value: object) -> str:
+    """What a node is called: printable, without what commands read as an end or a list."""
+    word = text(value)
+    if len(word) > MAX_NAME or not word.isascii() or not word.isprintable() or set(word) & set(" ,="):
+        raise ValueError(f"must be at most {MAX_NAME} printable ASCII characters without space, comma and '='")
+    return word
 
 
 def prefix_cache(value: object) -> str:

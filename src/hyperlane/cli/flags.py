@@ -35,6 +35,11 @@ class CommonFlags:
     ] = None
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens; tracebacks of errors")] = False
 
+    def words(self) -> list[str]:
+        """The same on a command line, for processes that the command starts."""
+        file = ["--config", str(self.config.resolve())] if self.config else []
+        return [*file, *(["--verbose"] if self.verbose else [])]
+
 
 @dataclass(frozen=True, slots=True)
 class ServeFlags:
@@ -138,6 +143,8 @@ class WorkerFlags:
 
     listen: Annotated[str | None, _option(WorkerConfig, "listen", metavar="HOST:PORT")] = None
     device: Annotated[str | None, _option(WorkerConfig, "device", metavar="NAME")] = None
+    devices: Annotated[str | None, _option(WorkerConfig, "devices", metavar="all|0,2|NAME,…")] = None
+    name: Annotated[str | None, _option(WorkerConfig, "name", metavar="NAME")] = None
     threads: Annotated[int | None, _option(WorkerConfig, "threads", metavar="N")] = None
     memory: Annotated[str | None, _option(WorkerConfig, "memory", metavar="SIZE")] = None
     join: Annotated[str | None, _option(WorkerConfig, "join", metavar="TOKEN")] = None

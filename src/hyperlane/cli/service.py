@@ -45,6 +45,10 @@ def service(
         str | None,
         typer.Option("--run-as", metavar="USER", envvar="SUDO_USER", help="user of a system service", show_envvar=True),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", metavar="all|0,2|NAME,…", help="as of `hyperlane worker`: a process for each"),
+    ] = None,
     show: Annotated[bool, typer.Option("--print", help="print the unit and change nothing")] = False,
     common: CommonFlags,
 ) -> None:
@@ -67,7 +71,7 @@ def service(
         return
     if system and run_as is None:
         raise UsageError("say which user the worker runs as: --run-as USER")
-    unit = Unit(_command(common), _environment(common), run_as if system else None)
+    unit = Unit([*_command(common), *_devices(devices)], _environment(common), run_as if system else None)
     if show:
         print(unit.text(), end="")
         return
@@ -168,6 +172,13 @@ class Manager:
 def _command(common: CommonFlags) -> list[str]:
     words = [sys.executable, "-m", "hyperlane", "worker"]
     return [*words, "--config", str(common.config.resolve())] if common.config else words
+
+
+def _devices(asked: str | None) -> list[str]:
+    """The option as the worker gets it; a typing error is told now, not in the unit's journal."""
+    if asked is None:
+        return []
+    return ["--devices", ",".join(config.load(config.WorkerConfig, devices=asked).devices)]
 
 
 def _environment(common: CommonFlags) -> dict[str, str]:

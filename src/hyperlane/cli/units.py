@@ -45,7 +45,9 @@ class Unit:
             "Restart=always",
             "RestartSec=5",
             f"RestartPreventExitStatus={_USAGE_ERROR}",
-            "TimeoutStopSec=20",
+            # The processes of a host's devices must get one signal, not the supervisor's and systemd's.
+            "KillMode=mixed",
+            "TimeoutStopSec=60",
             *(_HARDENING if system else ["NoNewPrivileges=yes"]),
             "",
             "[Install]",

@@ -1,4 +1,4 @@
-"""`hyperlane worker`: lend this machine's device to a head."""
+"""`hyperlane worker`: lend this machine's devices to a head."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from hyperlane.cli.flags import CommonFlags, WorkerFlags
 
 @command
 def worker(*, flags: WorkerFlags, common: CommonFlags) -> None:
-    """Lend this machine's device to a head.
+    """Lend this machine's devices to a head.
 
     A worker holds layers of a model and computes them; start one on every machine. The first time it joins the
     cluster of the head whose `hyperlane serve` printed the token; from then on `hyperlane worker` alone is enough.
+    With several GPUs, each gets a process and is a node of its own, named like box/cuda:0; a token has a use for each.
 
     [bold]Examples[/bold]
 
     hyperlane worker --join TOKEN
 
     hyperlane worker --memory 6GiB
+
+    hyperlane worker --devices all
     """
     from hyperlane.cluster.trust import old_tls
 
     old_tls.rule_out()  # before the next import brings gRPC
-    from hyperlane.node import run_worker
+    from hyperlane.node import lend
 
-    run_worker(flags.resolve(common), discovery=config.load(config.DiscoveryConfig, common.config))
+    lend(flags.resolve(common), config.load(config.DiscoveryConfig, common.config), common.words())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -58,8 +59,14 @@ class Announcement:
 class Child:
     """One child process. `log` holds its standard error, and is removed when it ended well."""
 
-    def __init__(self, command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> None:
-        """Start it; `announcement` waits until it is ready."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        tell: Callable[[str], object] | None = None,
+    ) -> None:
+        """Start it; `announcement` waits until it is ready. `tell`: gets each line of its standard error as well."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         with log.open("wb") as errors:
@@ -67,15 +74,19 @@ class Child:
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=errors if tell is None else subprocess.PIPE,
                 env=environ,
                 # Ctrl-C in a terminal reaches every process of the foreground group; the parent drains first.
                 start_new_session=os.name == "posix",
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         self._lines: Queue[bytes] = Queue()
-        self._reader = threading.Thread(target=self._read, name=f"stdout-{self._process.pid}", daemon=True)
-        self._reader.start()
+        readers = [threading.Thread(target=self._read, name=f"stdout-{self._process.pid}", daemon=True)]
+        if tell is not None:
+            readers.append(threading.Thread(target=self._pass_on, args=(tell,), name="stderr", daemon=True))
+        self._readers = readers
+        for reader in readers:
+            reader.start()
 
     @property
     def pid(self) -> int:
@@ -90,6 +101,17 @@ class Child:
             return None
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with, or None while it runs."""
+        return self._process.poll()
+
+    def wait(self) -> None:
+        """Until it has ended, and all that it said was read."""
+        self._process.wait()
+        for reader in self._readers:
+            reader.join()
+
     def announcement(self, deadline_s: float) -> Announcement:
         """Wait until it is ready. `deadline_s`: on the monotonic clock.
 
@@ -103,6 +125,8 @@ class Child:
             raise ChildFailed("was not ready in time" + self.last_words()) from None
         if not line:
             self._process.wait(KILL_AFTER_S)
+            for reader in self._readers[1:]:
+                reader.join(KILL_AFTER_S)
             raise ChildFailed((self.ended or "closed its output") + self.last_words())
         try:
             return Announcement.read(line)
@@ -126,6 +150,13 @@ class Child:
             except BrokenPipeError:
                 return
 
+    def ask_to_leave(self) -> None:
+        """Send it SIGTERM, which lets it finish what others wait for; where there is none, as `ask_to_stop`."""
+        if os.name == "posix":
+            self._process.send_signal(signal.SIGTERM)
+        else:
+            self.ask_to_stop()
+
     def stop(self, deadline_s: float) -> None:
         """Make it end, by force when it does not until `deadline_s` (monotonic clock). Idempotent."""
         self.ask_to_stop()
@@ -136,10 +167,10 @@ class Child:
             except subprocess.TimeoutExpired:
                 last_resort()
                 deadline_s = time.monotonic() + KILL_AFTER_S
-        self._process.wait()
-        self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
         if self._process.returncode == 0:
             self.log.unlink(missing_ok=True)
 
@@ -154,6 +185,13 @@ class Child:
         # Whatever a library prints later must not fill the pipe and block the child.
         while self._process.stdout.read(MAX_LINE_BYTES):
             pass
+
+    def _pass_on(self, tell: Callable[[str], object]) -> None:
+        assert self._process.stderr is not None
+        with self.log.open("wb", buffering=0) as log:
+            for line in iter(lambda: self._process.stderr.readline(MAX_LINE_BYTES), b""):  # type: ignore[union-attr]
+                log.write(line)
+                tell(line.decode("utf-8", "replace").rstrip("\r\n"))
 
 
 class ChildFailed(Exception):

@@ -100,10 +100,10 @@ def _device_memory(device: ChosenDevice) -> _DeviceMemory:
     """A card's own memory, or the machine's."""
     if device.provider.name != "cuda":
         return _DeviceMemory(machine.machine_id(), machine.total_memory(), machine.free_memory)
-    from hyperlane.stage.cuda import device_memory
+    from hyperlane.stage.cuda import device_bus, device_memory
 
     return _DeviceMemory(
-        f"{machine.machine_id()}/cuda:{device.index}",
+        f"{machine.machine_id()}/cuda@{device_bus(device.index)}",
         device_memory(device.index)[1],
         lambda: device_memory(device.index)[0],
         lambda: device_memory(device.index)[1] - device_memory(device.index)[0],

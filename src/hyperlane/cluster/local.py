@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperlane.cluster.announce import STOP_WITHIN_S, Announcement, Child, ChildFailed
+from hyperlane.cluster.devices.restarts import DEATHS, DEATHS_WITHIN_S, lately
 from hyperlane.cluster.trust.opening import PLAIN
 from hyperlane.config import Paths
 from hyperlane.core import Address
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 READY_WITHIN_S = 60.0
 LOGS_KEPT = 20
-DEATHS_WITHIN_S = 300.0
-DEATHS_EACH = 10
-"""Workers that died so often within that time, on average, are not started again: something is wrong with all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class LocalWorkers:
         self._children = [self._start() for _ in range(count)]
         self._addresses: list[Address] = []
         self._starting: list[Child] = []
-        self._deaths: list[float] = []
+        self._deaths: tuple[float, ...] = ()
         self._let_be = False
 
     def addresses(self, within_s: float = READY_WITHIN_S) -> Sequence[Address]:
@@ -140,8 +138,8 @@ class LocalWorkers:
 
     def _replace(self, dead: Sequence[int]) -> bool:
         now_s = time.monotonic()
-        self._deaths = [at_s for at_s in self._deaths if now_s - at_s < DEATHS_WITHIN_S] + [now_s] * len(dead)
-        if len(self._deaths) > DEATHS_EACH * len(self._children):
+        self._deaths = (*lately(self._deaths, now_s), *[now_s] * len(dead))
+        if len(self._deaths) > DEATHS * len(self._children):  # on average: something is wrong with all of them
             log.error("local workers died %d times within %g s: they stay away", len(self._deaths), DEATHS_WITHIN_S)
             return False
         for index in dead:

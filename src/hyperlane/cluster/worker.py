@@ -67,11 +67,12 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Who this worker says it is, as `WorkerFacts` has it."""
+    """Who this worker says it is, as `WorkerFacts` has it. `name` empty: its machine's and its port."""
 
     node: str = ""
     machine: str = ""
     cluster: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def listen_address(*, joined: bool) -> Address:
 class _Worker:
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
-        self.name = platform.node() or "worker"
+        self.name = setup.identity.name or platform.node() or "worker"
         self._listener: DataListener | None = None
         device = setup.device
         self._limit = setup.memory_limit or device.memory_total
@@ -181,7 +182,8 @@ class _Worker:
         self._listener = _listen_beside(self._setup.listen, self._host, self._tls)
         self._data = self._listener.address
         self._control = await self._server.start(self._setup.listen)
-        self.name = self._host.name = f"{self.name}:{self._control.port}"
+        if not self._setup.identity.name:
+            self.name = self._host.name = f"{self.name}:{self._control.port}"
         if self._setup.trust is not None:
             self._renewal = Renewal(self._setup.trust, self._show_renewed)
         return self._control, self._data

@@ -205,13 +205,28 @@ class WorkerConfig(Checked):
         "folder of the certificate to use, or 'none' for plain text on loopback; heads say it to their own workers",
     )
     device: str = setting("auto", values.device, "device that this worker computes on")
-    threads: int | None = setting(None, values.whole(1, 1024), "compute threads; unset: all usable cores")
-    memory: int | None = setting(None, values.size, "bytes that this worker may use; unset: what is free")
+    devices: tuple[str, ...] = setting(
+        (),
+        values.devices,
+        "a worker process for each: all (every GPU), numbers of GPUs or names, as in 0,2 or cuda:0,cpu; cpu may be "
+        "there several times. Unset: all, if there are several GPUs",
+    )
+    name: str | None = setting(
+        None, values.node_name, "what this worker is called in plans and status; unset: its machine's name and port"
+    )
+    threads: int | None = setting(
+        None, values.whole(1, 1024), "compute threads, of all devices together; unset: all usable cores"
+    )
+    memory: int | None = setting(
+        None, values.size, "bytes that this worker, or each of its devices, may use; unset: what is free"
+    )
     drain_s: float = setting(
         30.0, values.seconds, "seconds that a worker told to stop waits until others have its layers"
     )
     announce: bool = setting(
-        False, values.yes_or_no, "print one JSON line with the ports, and exit when standard input ends"
+        False,
+        values.yes_or_no,
+        "print one JSON line with the ports, exit when standard input ends, and look at no `devices`",
     )
     paths: Paths = field(default_factory=Paths)
 

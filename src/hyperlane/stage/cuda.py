@@ -6,6 +6,7 @@ Knows nothing of engines. The library is the one that ONNX Runtime has loaded; n
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from bisect import bisect_right
 from collections import defaultdict
@@ -21,6 +22,7 @@ LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
 _NON_BLOCKING = 1
 _SMALLEST = 4096
+_BUS_CHARACTERS = 32
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -66,16 +68,34 @@ def device_memory(index: int) -> tuple[int, int]:
     return free.value, total.value
 
 
+def device_bus(index: int) -> str:
+    """Where a device sits in this machine (0000:1b:00.0): the same whichever devices a process may see.
+
+    Raises:
+        CudaError: it cannot be asked.
+
+    """
+    said = ctypes.create_string_buffer(_BUS_CHARACTERS)
+    _Calls(index)("cudaDeviceGetPCIBusId", said, len(said), index)
+    return said.value.decode().lower()
+
+
 class _Calls:
-    """Calls that raise what they return, on one device."""
+    """Calls that raise what they return, on one device, from any thread: each thread has a device of its own."""
 
     def __init__(self, index: int) -> None:
         self.library = load_runtime()
         self.library.cudaGetErrorString.restype = ctypes.c_char_p
         self.index = index
-        self("cudaSetDevice", index)
+        self._thread = threading.local()
 
     def __call__(self, name: str, *arguments: object) -> None:
+        if not getattr(self._thread, "is_here", False):
+            self._call("cudaSetDevice", self.index)
+            self._thread.is_here = True
+        self._call(name, *arguments)
+
+    def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self.library, name)(*arguments)
         if code:
             raise CudaError(f"{name} on device {self.index}: {self.library.cudaGetErrorString(code).decode()}")

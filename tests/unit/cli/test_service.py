@@ -143,3 +143,13 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path, run_as):
     )
     about_us = [line for line in said.stderr.splitlines() if NAME in line]
     assert not about_us
+
+
+@posix
+def test_a_service_lends_the_devices_that_are_asked_for(home):
+    assert (
+        "hyperlane worker --devices cuda:0,cuda:1\n" in run("install", "--print", "--devices", "CUDA:0, cuda:1").stdout
+    )
+    refused = run("install", "--devices", "cuda:first")
+    assert refused.exit_code == 2
+    assert not (home / "asked").exists()

@@ -12,6 +12,7 @@ from hyperlane.cluster.trust import worker_trust
 from hyperlane.cluster.trust.addresses import own_addresses
 from hyperlane.cluster.trust.authority import FILE as AUTHORITY
 from hyperlane.cluster.trust.binding import Machine, this_machine
+from hyperlane.cluster.trust.credentials import FILE as CERTIFICATE
 from hyperlane.cluster.trust.door import JoinDoor, OnJoined, OnRegistered
 from hyperlane.cluster.trust.files import read_private, write_private
 from hyperlane.cluster.trust.head_trust import HeadTrust
@@ -137,6 +138,11 @@ def _door_file(trust: HeadTrust) -> Path:
 # --- workers -------------------------------------------------------------------------------------------------
 
 
+def has_joined(paths: Paths) -> bool:
+    """Whether a state directory holds a worker's certificate, valid or not."""
+    return (trust_folder(paths) / "worker" / CERTIFICATE).exists()
+
+
 def worker_trust_of(config: WorkerConfig) -> WorkerTrust | None:
     """The cluster that a worker works for, joined now if it was told to; None for one that serves this machine alone.
 
@@ -152,5 +158,5 @@ def worker_trust_of(config: WorkerConfig) -> WorkerTrust | None:
         return worker_trust.started_by_head(Path(config.credentials))
     folder, machine = trust_folder(config.paths), machine_of(config.paths)
     if config.join is not None:
-        return worker_trust.join(config.join, folder, platform.node() or "worker", machine)
+        return worker_trust.join(config.join, folder, config.name or platform.node() or "worker", machine)
     return worker_trust.joined(folder, machine)
