@@ -18,6 +18,8 @@ class Row:
     `whole_logits`: the answer to the wanted positions is the whole logit vector, in a LOGITS frame's payload.
     `skip_from`: stages from this index on hold the KV entries of all its positions and leave the row out; 0: none do.
     Nothing is wanted of such a row.
+    `one_by_one`: its several tokens are computed as so many rows of one token would be, one after the other: what
+    decode steps made is made again, to the same bits. An engine may read its weights once for all of them.
     """
 
     slot: int
@@ -29,6 +31,7 @@ class Row:
     temperature: float = 1.0
     whole_logits: bool = False
     skip_from: int = 0
+    one_by_one: bool = False
 
     def is_skipped(self, stage: int) -> bool:
         """Whether the stage of this index leaves it out; its hidden states do not come there either."""

@@ -27,6 +27,7 @@ class GraphBuilder:
     def __init__(self, name: str) -> None:
         self._name = name
         self._nodes: list[onnx.NodeProto] = []
+        self._names: set[str] = set()
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[str, TensorProto] = {}
@@ -50,6 +51,10 @@ class GraphBuilder:
         """Whether `constant` was called with this name."""
         return name in self._constants
 
+    def has_node(self, name: str) -> bool:
+        """Whether there is a node of this name."""
+        return name in self._names
+
     def node(
         self,
         op: str,
@@ -62,6 +67,7 @@ class GraphBuilder:
     ) -> str:
         """Add a node and return its first output: `name`, unless `outputs` lists others ("" for one not wanted)."""
         produced = [name] if outputs is None else list(outputs)
+        self._names.add(name)
         self._nodes.append(helper.make_node(op, list(inputs), produced, name=name, domain=domain, **attributes))
         return produced[0]
 

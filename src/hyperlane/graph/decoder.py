@@ -14,11 +14,11 @@ from onnx import TensorProto
 
 from hyperlane.core import LayerRange, ModelFacts, Precision, RopeFacts
 from hyperlane.graph import candidates, names, wire_codec
-from hyperlane.graph.builder import Dim, GraphBuilder
+from hyperlane.graph.attention import Attention, Kind
+from hyperlane.graph.builder import GraphBuilder
 from hyperlane.graph.forms import Forms, packed_name, scales_name, values_name, zeros_name
 from hyperlane.graph.matmul import Matmuls
 from hyperlane.graph.numbers import Numbers, numbers_of
-from hyperlane.graph.rope import rotary_tables
 
 CLOSING_NORM = "output/norm"
 
@@ -29,7 +29,7 @@ class StageShape:
 
     `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
     family allows it. `precision_in`, `precision_out`: of hidden states. `top_parts`: see `candidates`.
-    `fused_gate`: the device has `GatedRMSNorm`, and the weights of gates are held apart.
+    `fused_gate`: the device has `GatedRMSNorm`, and the weights of gates are held apart. `singles`: see `Attention`.
     """
 
     facts: ModelFacts
@@ -45,6 +45,7 @@ class StageShape:
     precision_out: Precision = Precision.RAW
     top_parts: int = 1
     fused_gate: bool = False
+    singles: int = 0
 
     @property
     def numbers(self) -> Numbers:
@@ -72,6 +73,7 @@ class Decoder(ABC):
         self.graph = GraphBuilder(f"{shape.facts.name} {shape.layers}")
         self.numbers = shape.numbers
         self.matmuls = Matmuls(self.graph, shape.forms, shape.accuracy)
+        self._attention = Attention(self.graph, shape.facts, self.numbers, shape.positions, shape.singles)
 
     @abstractmethod
     def layer(self, stream: Stream, index: int) -> Stream:
@@ -82,7 +84,7 @@ class Decoder(ABC):
         graph = self.graph
         stream = Stream(self._embed()) if self.shape.embeds else self._received()
         if len(self.shape.layers):
-            graph.input(names.LENGTHS, TensorProto.INT32, ["batch"])
+            graph.input(names.LENGTHS, TensorProto.INT32, [self.shape.singles or "batch"])
             graph.input(names.TOTAL, TensorProto.INT32, [])
         if self.shape.projects:
             graph.input(names.WANTED, TensorProto.INT64, ["wanted"])
@@ -122,27 +124,7 @@ class Decoder(ABC):
 
     def attention(self, qkv: Sequence[str], index: int, *, window: int = -1, rope: RopeFacts | None = None) -> str:
         """Attention over the slot's KV entries, which it also extends. `qkv`: one packed value, or q, k and v."""
-        facts, path = self.facts, f"layer.{index}/attn"
-        cosines, sines = self._rotary(rope or facts.rope)
-        past, present = self._cache(index)
-        matrix, cache = self.numbers.matrix, self.numbers.cache
-        given = [self._cast(x, matrix, cache, f"{x}/half") for x in qkv]
-        inputs = [*given, *[""] * (3 - len(qkv)), *past, names.LENGTHS, names.TOTAL]
-        attended = path if cache == matrix else f"{path}/half"
-        self.graph.contrib(
-            "GroupQueryAttention",
-            [*inputs, cosines, sines],
-            attended,
-            outputs=[attended, *present],
-            num_heads=facts.heads,
-            kv_num_heads=facts.kv_heads,
-            scale=facts.attention_scale or facts.head_dim**-0.5,
-            softcap=facts.attention_softcap,
-            local_window_size=window,
-            do_rotary=1,
-            rotary_interleaved=0,
-        )
-        return self._cast(attended, cache, matrix, path)
+        return self._attention.add(qkv, index, Kind(window, rope or self.facts.rope))
 
     def split(self, x: str, sizes: Mapping[str, int]) -> list[str]:
         """Take the last axis apart; each part is named after x."""
@@ -248,23 +230,5 @@ class Decoder(ABC):
             return self.graph.node("Identity", [stream.hidden], name)
         return self.graph.node("Add", [stream.hidden, stream.branch], name)
 
-    def _cache(self, index: int) -> tuple[list[str], list[str]]:
-        """The layer's KV entries as inputs and as outputs: key, value."""
-        past = [names.past(index, kv) for kv in names.KV]
-        present = [names.present(index, kv) for kv in names.KV]
-        shape: list[Dim] = ["batch", self.facts.kv_heads, self.shape.positions, self.facts.head_dim]
-        for taken, given in zip(past, present, strict=True):
-            self.graph.input(taken, self.numbers.cache, shape)
-            self.graph.output(given, self.numbers.cache, shape)
-        return past, present
-
     def _cast(self, x: str, have: int, want: int, name: str) -> str:
         return x if have == want else self.graph.node("Cast", [x], name, to=want)
-
-    def _rotary(self, rope: RopeFacts) -> tuple[str, str]:
-        kind = "local" if rope == self.facts.rope_local else "global"
-        cosines, sines = f"rope.{kind}/cos", f"rope.{kind}/sin"
-        if not self.graph.has_constant(cosines):
-            for name, table in zip((cosines, sines), rotary_tables(rope, self.shape.positions), strict=True):
-                self.graph.constant(name, table.astype(self.numbers.cache_dtype))
-        return cosines, sines

@@ -12,7 +12,10 @@ HIDDEN_OUT = "hidden_out"
 """What goes to the next stage, in the same way."""
 
 LENGTHS = "lengths"
-"""int32 [batch]: position of each row's last token, which is one less than its KV length after the run."""
+"""int32 [batch]: position of each row's last token, which is one less than its KV length after the run.
+
+Where tokens are taken one by one: int32 [tokens], the position of each.
+"""
 
 TOTAL = "total"
 """int32 scalar: the longest KV length after the run."""
@@ -62,3 +65,8 @@ def past(layer: int, kv: str) -> str:
 def present(layer: int, kv: str) -> str:
     """Output: the same after the run; bound to the same memory."""
     return f"present.{layer}.{kv}"
+
+
+def passing(layer: int, kv: str, token: int) -> str:
+    """Output: as `present`, after a token of a row that is taken one by one; after its last there is `present`."""
+    return f"passing.{layer}.{kv}.{token}"

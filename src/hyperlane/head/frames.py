@@ -56,4 +56,5 @@ def _row(share: Share, sequence: Sequence, *, whole_logits: bool) -> Row:
         temperature=asked.temperature,
         whole_logits=whole_logits,
         skip_from=share.skip_from,
+        one_by_one=share.one_by_one,
     )

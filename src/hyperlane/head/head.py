@@ -20,11 +20,11 @@ from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost, StepOverd
 from hyperlane.head.deadline import LEAST_S, least_after
 from hyperlane.head.gap import Gap
 from hyperlane.head.intake import Intake
+from hyperlane.head.lane import Lane
 from hyperlane.head.loop import Loop
 from hyperlane.head.options import Counters, HeadOptions, Words
 from hyperlane.head.requests import Requests
 from hyperlane.head.routing import Route
-from hyperlane.head.scheduler import Lane
 from hyperlane.head.sequence import Sequence
 from hyperlane.head.streams import Stream
 from hyperlane.head.timings import FrameTiming

@@ -17,11 +17,12 @@ from hyperlane.head.ahead import Ahead, look_ahead
 from hyperlane.head.costs import FrameCosts
 from hyperlane.head.deadline import LEAST_S, StepDeadline
 from hyperlane.head.frames import Departure, step_frame
+from hyperlane.head.lane import Lane
 from hyperlane.head.pace import Pace
 from hyperlane.head.prefixes import Place, Prefixes, Reuse, common
 from hyperlane.head.requests import Requests
 from hyperlane.head.sampler import Choice, Logits
-from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, StepPlan, schedule
+from hyperlane.head.scheduler import Flight, Lanes, Policy, StepPlan, schedule
 from hyperlane.head.sequence import Seat, Sequence
 from hyperlane.head.timings import FrameTiming, Timings
 from hyperlane.wire.candidates import Candidates, split
@@ -226,7 +227,7 @@ class Loop:
             timings = tuple(back.frame.timings)
             self.timings.note(FrameTiming(ring_us, tokens, left.sent_bytes, back.alone, timings, left.at_s))
             alone_rows = sum(row.count == 1 for row in left.rows)
-            if not any(row.skip_from for row in left.rows):
+            if not any(row.skip_from or row.one_by_one for row in left.rows):
                 self._costs.note(alone_rows, tokens - alone_rows, sum(timing.computed_us for timing in timings))
             self.pace.note(back.at_s, back.committed, streams=back.streams, is_decode=back.is_decode)
         self._returned.clear()

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from hyperlane.head.scheduler import Lane
+from hyperlane.head.lane import Lane
 
 MIN_REUSE = 16
 """Fewer tokens in common are computed again: every chat begins with a few tokens of its template."""

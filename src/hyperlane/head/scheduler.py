@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hyperlane.errors import ProtocolError
+from hyperlane.head.lane import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Policy:
 
     `max_step_tokens`: tokens of one frame. `prompt_chunk`: prompts are cut at its multiples, and beside decode rows in
     smaller parts, but never into single tokens: so a prompt is computed to the same bits alone and beside others.
+    `replayed_tokens`: tokens of answers that a frame computes again, as long as no row of them ends beyond.
     `max_frames`, `max_bytes`: in flight together; a frame is counted with `token_bytes` a token and `logits_bytes` for
     each row that asks for whole logits. `frames_beside`: in flight while prompts are taken in beside streams, one for
     each stage, so that no row waits behind another frame. `decode_groups`: frames with decode rows in flight, so that
@@ -28,6 +30,7 @@ class Policy:
 
     max_step_tokens: int = 128
     prompt_chunk: int = 64
+    replayed_tokens: int = 16
     max_frames: int = 2
     frames_beside: int = 2
     max_bytes: int = 64 << 20
@@ -42,7 +45,13 @@ class Policy:
         return min(self.prompt_chunk, max(1, self.max_step_tokens * 3 // 4))
 
     def next_count(self, lane: Lane) -> int:
-        """How many of a lane's pending tokens its next row takes: of a prompt up to the next multiple of the chunk."""
+        """How many of a lane's pending tokens its next row takes: of a prompt up to the next multiple of the chunk.
+
+        Of an answer that is replayed all but the last, which is a decode row; no row is half kept.
+        """
+        if lane.is_replayed:
+            known = lane.kept if lane.sent < lane.kept else lane.length - 1
+            return min(known - lane.sent, self.replayed_tokens, self.max_step_tokens)
         if lane.sent >= lane.prompt:
             return 1
         return min(lane.prompt - lane.sent, self.chunk - lane.sent % self.chunk)
@@ -52,87 +61,11 @@ Room = Callable[[int, int, float], int]
 """Tokens of prompts in a frame beside streams: by its decode rows, a usual frame's, and how much more it may take."""
 
 
-@dataclass(slots=True)
-class Lane:
-    """One sequence as the scheduler sees it: how many tokens it has, and how many positions have left in frames.
-
-    Attention over one token is other arithmetic than over several. So that a lane that starts anew on another pipeline
-    comes to the same bits, its prompt goes in the same chunks as before and the answer's tokens one by one.
-    """
-
-    id: int
-    prompt: int
-    length: int
-    sent: int = 0
-    slot: int = -1
-    seat: int = -1
-    """The slot that it must have, because its entries lie there."""
-    whole: bool = False
-    """Its next token takes the whole logits."""
-    served: int = -1
-    """The step in which it last had a row."""
-    twice: bool = False
-    """Its prompt's last position was computed a second time, alone."""
-    again: bool = False
-    """It starts anew, and that is still to be done."""
-    kept: int = 0
-    """Positions from the first on whose entries the stages from `kept_from` on hold."""
-    kept_from: int = 0
-    answered: bool = False
-    """A row of it came back from this pipeline."""
-    exact: int = 0
-    """Positions from the first on that left in rows of several tokens: what any cut of the prompt makes of them."""
-
-    @property
-    def is_replayed(self) -> bool:
-        """Whether tokens of its answer are computed again: the next ones are known."""
-        return self.sent >= self.prompt and self.length - self.sent > 1
-
-    def restart(self) -> None:
-        """Another pipeline takes it over, which holds none of its positions."""
-        self.sent, self.slot, self.served, self.exact = 0, -1, -1, 0
-        self.seat, self.kept, self.kept_from = -1, 0, 0
-        self.answered, self.again = False, self.twice
-
-    def keep(self, seat: int, count: int, first: int) -> None:
-        """The stages from `first` on hold the entries of the first `count` positions in a slot, as they were."""
-        self.seat = seat
-        self.kept, self.kept_from = min(count, self.length - 1), first
-        if first == 0:
-            self.sent, self.again = self.kept, self.again and self.kept < self.prompt
-
-    def skipped_from(self, end: int) -> int:
-        """The first stage that leaves out a row up to `end`; 0: none does."""
-        return self.kept_from if end <= self.kept else 0
-
-    def wants(self, end: int) -> bool:
-        """Whether the token after position `end` − 1 is asked for."""
-        return end == self.length and not self.again
-
-    def moved(self, end: int) -> None:
-        """The positions before `end` have left."""
-        self.sent = end
-        if self.again and end >= self.prompt:
-            self.sent, self.again = self.prompt - 1, False
-
-    def made(self, start: int, count: int) -> None:
-        """These positions left in one row."""
-        if count == 1:
-            self.exact = min(self.exact, start)
-        elif start <= self.exact:
-            self.exact = max(self.exact, start + count)
-
-    def ask_again(self) -> None:
-        """The answer did not decide: the last position is computed once more, for whole logits."""
-        self.sent, self.whole = self.length - 1, True
-        self.twice |= self.sent < self.prompt
-
-
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one row carries: tokens `start` … of a lane, and whether the token that follows them is asked for.
 
-    `skip_from`: as a row has it.
+    `skip_from`, `one_by_one`: as a row has them.
     """
 
     lane: int
@@ -141,6 +74,7 @@ class Share:
     count: int
     wanted: bool
     skip_from: int = 0
+    one_by_one: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +153,7 @@ class Lanes:
         for share in plan.shares:
             lane = self.running[share.lane]
             lane.moved(share.start + share.count)
-            lane.made(share.start, share.count)
+            lane.made(share.start, share.count, one_by_one=share.one_by_one)
             lane.served = self.steps
         self.steps += 1
         self.flights.append(flight)
@@ -269,7 +203,8 @@ def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> S
     - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
       flight when every group keeps `min_group_rows`, each group a range of neighbouring slots; the group of the lane
       that was served longest ago goes first.
-    - Answers that are replayed have a row in every frame: they wait for no answer.
+    - Answers that are replayed wait for no answer: those with the least to compute again have rows in every frame,
+      until these are `replayed_tokens` together.
     - What is left of the token budget goes to chunks of prompts, whole ones; beside streams that decode only as many
       of their tokens as there is `room` for, two at least: these may double the time between two tokens, or more where
       more prompts than streams are there, so that all have the same share. Every other frame starts with the
@@ -307,17 +242,28 @@ def _streams(lanes: Lanes) -> list[Lane]:
     return [lane for lane in lanes.running.values() if lane.sent >= lane.prompt and not lane.is_replayed]
 
 
-def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, groups: int) -> list[Lane]:
-    """The rows of one token that may leave now, by slot: a range of slots is one run of an engine."""
+def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, groups: int) -> list[tuple[Lane, int]]:
+    """Rows of answers that may leave now, with their tokens, by slot: a range of slots is one run of an engine."""
     one_by_one = [lane for lane in ready if lane.sent >= lane.prompt]
-    replayed = [lane for lane in one_by_one if lane.is_replayed]
     has_prompts = len(one_by_one) < len(ready)
     budget = policy.max_step_tokens - (policy.chunk if has_prompts else 0)
-    if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) >= groups:
-        return replayed[:budget]
-    waiting = [lane for lane in one_by_one if not lane.is_replayed]
-    chosen = [*_by_wait(_group(lanes, waiting, groups)), *replayed][:budget]
-    return sorted(chosen, key=lambda lane: lane.slot)
+    chosen: list[tuple[Lane, int]] = []
+    if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) < groups:
+        waiting = [lane for lane in one_by_one if not lane.is_replayed]
+        chosen = [(lane, 1) for lane in _by_wait(_group(lanes, waiting, groups))[:budget]]
+    replayed = [lane for lane in one_by_one if lane.is_replayed]
+    chosen += _replays(replayed, policy, budget - len(chosen))
+    return sorted(chosen, key=lambda one: one[0].slot)
+
+
+def _replays(replayed: Sequence[Lane], policy: Policy, budget: int) -> Iterator[tuple[Lane, int]]:
+    tokens = 0
+    for lane in sorted(replayed, key=lambda lane: lane.length - lane.sent):
+        count = min(policy.next_count(lane), budget - tokens)
+        if count < 1 or tokens >= policy.replayed_tokens:
+            return
+        tokens += count
+        yield lane, count
 
 
 def _group(lanes: Lanes, waiting: list[Lane], groups: int) -> list[Lane]:
@@ -344,7 +290,7 @@ def _in_turn(prompts: list[Lane], step: int) -> list[Lane]:
 def _fill(
     lanes: Lanes,
     policy: Policy,
-    decodes: Sequence[Lane],
+    decodes: Sequence[tuple[Lane, int]],
     prompts: Sequence[Lane],
     *,
     whole_logits: bool,
@@ -352,9 +298,9 @@ def _fill(
 ) -> StepPlan | None:
     """Rows in the given order until the budget is used; None when there are none, or not the bytes for them."""
     left = policy.max_step_tokens
-    shares = [_share(lane, 1) for lane in decodes]
+    shares = [_share(lane, count) for lane, count in decodes]
     decode_rows = sum(share.wanted for share in shares)
-    left -= len(shares)
+    left -= sum(share.count for share in shares)
     for lane in prompts:
         count = _part(policy.next_count(lane), prompt_tokens)
         if not 0 < count <= left:
@@ -373,7 +319,8 @@ def _fill(
 
 def _share(lane: Lane, count: int) -> Share:
     end = lane.sent + count
-    return Share(lane.id, lane.slot, lane.sent, count, lane.wants(end), lane.skipped_from(end))
+    singly = count > 1 and lane.sent >= lane.prompt
+    return Share(lane.id, lane.slot, lane.sent, count, lane.wants(end), lane.skipped_from(end), singly)
 
 
 def _part(count: int, room: int) -> int:

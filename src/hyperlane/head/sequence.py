@@ -20,9 +20,9 @@ from hyperlane.core import (
     Usage,
 )
 from hyperlane.errors import DeadlineExceeded
+from hyperlane.head.lane import Lane
 from hyperlane.head.penalties import History
 from hyperlane.head.sampler import Choice, Logits, ask, is_greedy, pick, pick_whole, uniform
-from hyperlane.head.scheduler import Lane
 from hyperlane.head.streams import Stream
 from hyperlane.head.text import TextAssembler
 from hyperlane.wire.candidates import Candidates

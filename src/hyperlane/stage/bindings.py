@@ -57,6 +57,7 @@ class RunShape(NamedTuple):
     `at`: first token of a piece in the frame's buffers, or SLOTS for a batch.
     `wanted`, `top_k` and `extra` are sizes of the answer; `whole`: logits instead of candidates.
     `captured`: the device replays what it did the first time, with other values in the same memory.
+    `singly`: the tokens are taken one by one, each at a length of its own.
     """
 
     slot: int
@@ -68,6 +69,12 @@ class RunShape(NamedTuple):
     extra: int = 0
     whole: bool = False
     captured: bool = False
+    singly: bool = False
+
+    @property
+    def lengths(self) -> int:
+        """How many lengths of KV entries a run is told."""
+        return self.tokens if self.singly else self.batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +108,7 @@ class Binding:
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._block = memory.lend(_block_bytes(shape, vocab))
         self._end = self._end_in = 0
-        self.lengths: npt.NDArray[np.int32] = self._take(names.LENGTHS, (shape.batch,), np.int32)
+        self.lengths: npt.NDArray[np.int32] = self._take(names.LENGTHS, (shape.lengths,), np.int32)
         self.total = self._take_on_host(names.TOTAL, np.zeros((), np.int32))
 
     def __del__(self) -> None:
@@ -113,7 +120,9 @@ class Binding:
         for (layer, kv), entries in arena.entries.items():
             shape, place = (self.shape.batch, *entries.shape[1:]), entries.address(self.shape.slot)
             self._bind(self.io.bind_input, names.past(layer, kv), entries.dtype, shape, place, entries.provider)
-            self._bind(self.io.bind_output, names.present(layer, kv), entries.dtype, shape, place, entries.provider)
+            passing = [names.passing(layer, kv, token) for token in range(self.shape.lengths - 1)]
+            for name in (*(passing if self.shape.singly else ()), names.present(layer, kv)):
+                self._bind(self.io.bind_output, name, entries.dtype, shape, place, entries.provider)
 
     def bind_tokens(self, name: str, values: npt.NDArray[Any]) -> None:
         """Bind what goes in: token ids [batch, tokens] or hidden states [batch, tokens, hidden]."""
@@ -214,7 +223,7 @@ def _block_bytes(shape: RunShape, vocab: int) -> int:
     """What the arrays of a shape take, the small ones counted as 8 bytes each."""
     of_each = (1, 1, shape.extra, shape.top_k, shape.top_k, 1, 1, shape.extra)
     whole = 4 * vocab if shape.whole else 0
-    return sum(_aligned(nbytes) for nbytes in (4 * shape.batch, *(8 * shape.wanted * n for n in of_each))) + _aligned(
+    return sum(_aligned(nbytes) for nbytes in (4 * shape.lengths, *(8 * shape.wanted * n for n in of_each))) + _aligned(
         shape.wanted * whole
     )
 

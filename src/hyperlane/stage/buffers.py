@@ -18,6 +18,9 @@ DTYPES: dict[ElementType, np.dtype[Any]] = {
     ElementType.F32: np.dtype(np.float32),
     ElementType.F16: np.dtype(np.float16),
 }
+MOST_STAND_INS = 16
+"""Tokens that may be computed after a frame's last one, to fill up a run."""
+
 _NOT_FINITE_HALF = 0x7C00
 """A float16 whose exponent is all ones, without its sign."""
 
@@ -39,7 +42,7 @@ class Buffers:
     @classmethod
     def make(cls, spec: StageSpec, memory: Memory, element: ElementType) -> Buffers:
         """Buffers for a stage's largest frame."""
-        tokens = spec.max_step_tokens + 1  # a stand-in may come after the last
+        tokens = spec.max_step_tokens + MOST_STAND_INS
 
         def hidden(count: int, precision: Precision) -> Values:
             if not precision.packs:

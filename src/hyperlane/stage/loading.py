@@ -79,10 +79,11 @@ def load_engine(
     if order.options.arithmetic is Arithmetic.F32 or not provider_of(order.options.device).packs:
         return _load_arrays(order)
     if store is not None:
-        return _load_ready(order, store)
+        return _load_ready(order, store, provider_of(order.options.device).singles)
     with tempfile.TemporaryDirectory(prefix="hyperlane-", ignore_cleanup_errors=True) as name:
-        # What is mapped stays until the engine lets go of it, also where its files have no names any more.
-        return _load_ready(order, ReadyStore(Path(name)))
+        # What is mapped stays until the engine lets go of it, also where its files have no names any more. A second
+        # session finds nothing then.
+        return _load_ready(order, ReadyStore(Path(name)), 1)
 
 
 def usable(options: EngineOptions) -> EngineOptions:
@@ -148,8 +149,8 @@ class Assembly:
         unit = self.read(layout)
         return replace(unit, arrays=in_types(unit.arrays, self.numbers))
 
-    def graph(self, forms: Forms, initialisers: Sequence[TensorProto]) -> bytes:
-        """The stage's graph."""
+    def graph(self, forms: Forms, initialisers: Sequence[TensorProto], singles: int = 0) -> bytes:
+        """The stage's graph; `singles`: the one for so many tokens that are taken one by one."""
         shape = StageShape(
             facts=self.spec.model,
             layers=self.spec.layers,
@@ -164,6 +165,7 @@ class Assembly:
             precision_out=self.spec.precision_out,
             fused_gate=self._fused_gate,
             top_parts=parts_of(self.spec.model.vocab) if provider_of(self.options.device).searches_parts else 1,
+            singles=singles,
         )
         return build_stage(shape, initialisers)
 
@@ -183,8 +185,8 @@ class Assembly:
         return _INT8 if self.options.arithmetic is Arithmetic.INT8 and not row.exact else _F32
 
 
-def _load_ready(order: Assembly, store: ReadyStore) -> Engine:
-    """Through the store: every unit is mapped, after it was packed if it was not there."""
+def _load_ready(order: Assembly, store: ReadyStore, singles: int) -> Engine:
+    """Through the store: every unit is mapped, after it was packed if it was not there. `singles`: as a provider's."""
     from hyperlane.stage import onnx_sessions  # only now: importing it takes a runtime, and half a second
 
     packer = UnitPacker(onnx_sessions.OnnxPacker(store.root), order.accuracy)
@@ -196,7 +198,8 @@ def _load_ready(order: Assembly, store: ReadyStore) -> Engine:
     forms = {path: parts for unit in ready for path, parts in read_forms(unit).items()}
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
     graph = order.graph(forms, initialisers)
-    engine = onnx_sessions.start_mapped(order.spec, graph, store.root, order.options)
+    by_one = partial(order.graph, forms, initialisers, singles) if singles > 1 and len(order.spec.layers) else None
+    engine = onnx_sessions.start_mapped(order.spec, graph, store.root, order.options, by_one)
     release_after_load(store.root)
     return engine
 

@@ -18,6 +18,7 @@ from hyperlane.stage.answers import Answers, Place, RunAnswer
 from hyperlane.stage.arena import KvArena, positions
 from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape
 from hyperlane.stage.buffers import Buffers, all_finite, as_bytes
+from hyperlane.stage.later import Later
 from hyperlane.stage.memory import Memory
 from hyperlane.stage.numbers import element_of, numbers_of
 from hyperlane.stage.onnx_errors import ORT_ERRORS
@@ -34,16 +35,26 @@ NOT_CAPTURED = "-1"
 class Sessions:
     """What computes a stage's graph. `many`: other kernels over the same entries, for batches of `many_from` and more.
 
-    `least`: smaller captured batches are padded to so many rows.
+    `least`: smaller captured batches are padded to so many rows. `singles`: for rows that are taken one by one.
     """
 
     usual: ort.InferenceSession
     many: ort.InferenceSession | None = None
     many_from: int = 0
     least: int = 1
+    singles: Later[ort.InferenceSession] | None = None
+
+    def has_singles(self) -> bool:
+        """Whether rows that are taken one by one can share runs; may take the time that making a session takes."""
+        return self.singles is not None and self.singles.get() is not None
 
     def of(self, shape: RunShape) -> ort.InferenceSession:
         """Which of them runs a shape."""
+        if shape.singly and shape.tokens > 1:
+            assert self.singles is not None
+            session = self.singles.get()
+            assert session is not None
+            return session
         if self.many is not None and shape.captured and shape.batch >= self.many_from:
             return self.many
         return self.usual
@@ -99,6 +110,7 @@ class OnnxEngine:
         self._least_rows = sessions.least
         self._least_batch = sessions.least if sessions.many is None else row.least_rows
         self._alone = row.alone
+        self._singles = row.singles
         self._run_tokens = memory.most_tokens(spec.model.window) or row.run_tokens or run_tokens(spec.model)
         self._element = element_of(numbers)
         self._arena = KvArena.make(spec, memory, half=numbers.cache_dtype == np.float16)
@@ -121,7 +133,7 @@ class OnnxEngine:
     def input_buffer(self, rows: Sequence[Row]) -> memoryview:
         """See `Engine`; a frame whose rows are one token of neighbouring slots lands where it is computed."""
         check_rows(rows, self._spec, self._lengths)
-        tokens = sum(row.count for row in rows)
+        tokens = _tokens(rows)
         if _is_slot_range(rows):
             return as_bytes(self._buffers.slots_in[rows[0].slot : rows[0].slot + tokens])
         return as_bytes(self._buffers.frame_in[:tokens])
@@ -133,7 +145,7 @@ class OnnxEngine:
         if self._spec.is_first:
             self._check_tokens(rows, direct)
         try:
-            for piece in pieces(rows, self._run_tokens):
+            for piece in pieces(rows, self._run_tokens, self._singles_of(rows)):
                 self._run_piece(rows, piece)
             for batch in batches(rows, alone=self._alone):
                 self._run_batch(rows, batch, direct)
@@ -164,7 +176,7 @@ class OnnxEngine:
         self._lengths = SlotLengths(spec.slots)
 
     def _try(self, rows: Sequence[Row]) -> None:
-        if sum(row.count for row in rows) <= min(self._spec.max_step_tokens, self._spec.context * len(rows)):
+        if _tokens(rows) <= min(self._spec.max_step_tokens, self._spec.context * len(rows)):
             self.input_buffer(rows)[:] = bytes(len(self.input_buffer(rows)))
             self.step(rows)
 
@@ -177,6 +189,8 @@ class OnnxEngine:
         """See `Engine`."""
         self._begun.clear()
         self._bindings.clear()
+        if self._sessions is not None and self._sessions.singles is not None:
+            self._sessions.singles.close()
         self._sessions = None
         self._keep = None
         self._memory.close()
@@ -191,12 +205,27 @@ class OnnxEngine:
         asked = [
             Asked(row, piece.row, number, offset - piece.offset, line) for line, (number, offset) in enumerate(wanted)
         ]
-        binding = self._bindings.get(self._shape(RunShape(row.slot, 1, piece.run, piece.base + piece.offset), asked))
-        length = row.start + piece.offset + piece.run
-        binding.lengths[0] = length - 1
-        binding.total[()] = length
+        run = RunShape(row.slot, 1, piece.run, piece.base + piece.offset, singly=piece.singly and piece.run > 1)
+        binding = self._bindings.get(self._shape(run, asked))
+        if run.singly:
+            self._tell_positions(binding, row, piece)
+            self._buffers.frame_in[_tokens(rows) : piece.base + piece.offset + piece.run] = 0
+        else:
+            binding.lengths[0] = row.start + piece.offset + piece.run - 1
+        binding.total[()] = int(binding.lengths.max()) + 1
         self._begin(Run(binding, asked))
         self._lengths.written(row.slot, row.start, row.start + end)
+
+    def _tell_positions(self, binding: Binding, row: Row, piece: Piece) -> None:
+        """Of each token of a piece; stand-ins write behind all that the slot holds."""
+        start = row.start + piece.offset
+        binding.lengths[: piece.count] = range(start, start + piece.count)
+        binding.lengths[piece.count :] = max(start + piece.count, self._lengths[row.slot])
+
+    def _singles_of(self, rows: Sequence[Row]) -> int:
+        """How many tokens of a row that is taken one by one share a run, if there is such a row."""
+        assert self._sessions is not None
+        return self._singles if any(row.one_by_one for row in rows) and self._sessions.has_singles() else 1
 
     def _run_batch(self, rows: Sequence[Row], batch: Batch, direct: bool) -> None:
         """One token of each of several rows; slots without a row write to their first unused entry."""
@@ -264,7 +293,7 @@ class OnnxEngine:
                 self._buffers.frame_out[base] = self._buffers.slots_out[slot]
 
     def _check_tokens(self, rows: Sequence[Row], direct: bool) -> None:
-        count = sum(row.count for row in rows)
+        count = _tokens(rows)
         tokens = self._buffers.slots_in[rows[0].slot :] if direct else self._buffers.frame_in
         if not 0 <= int(tokens[:count].min()) <= int(tokens[:count].max()) < self._spec.model.vocab:
             raise ProtocolError(f"token ids beyond a vocabulary of {self._spec.model.vocab}")
@@ -316,7 +345,7 @@ class OnnxEngine:
         return options
 
     def _hidden_out(self, rows: Sequence[Row], direct: bool) -> memoryview:
-        buffers, tokens = self._buffers, sum(row.count for row in rows)
+        buffers, tokens = self._buffers, _tokens(rows)
         assert buffers.frame_out is not None
         assert buffers.slots_out is not None
         if direct:
@@ -337,6 +366,10 @@ def _is_slot_range(rows: Sequence[Row]) -> bool:
     """Whether the rows are one token each of neighbouring slots, in their order."""
     first = rows[0].slot
     return all(row.count == 1 and row.slot == first + index for index, row in enumerate(rows))
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(row.count for row in rows)
 
 
 def _bases(rows: Sequence[Row]) -> list[int]:

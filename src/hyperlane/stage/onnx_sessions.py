@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.arena import kv_bytes
 from hyperlane.stage.cuda import CudaError, CudaMemory
 from hyperlane.stage.initialisers import read_packed
+from hyperlane.stage.later import Later
 from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
 from hyperlane.stage.onnx_engine import OnnxEngine, Sessions
@@ -129,16 +130,26 @@ def _tried_rows(spec: StageSpec, least: int, *, all_prompts: bool = False) -> li
     return [count for count in (1 << bit for bit in range(16)) if least <= count <= most]
 
 
-def start_mapped(spec: StageSpec, model: bytes, root: Path, options: EngineOptions) -> OnnxEngine:
+def start_mapped(
+    spec: StageSpec, model: bytes, root: Path, options: EngineOptions, singles: Callable[[], bytes] | None = None
+) -> OnnxEngine:
     """An engine for a serialised graph whose external initialisers lie in files below `root`, which are mapped.
+
+    `singles`: makes the graph for rows taken one by one. Its session maps the same pages.
 
     Raises:
         LoadFailed: ONNX Runtime refused the graph.
 
     """
-    settings = _settings(spec.threads, options)
-    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
-    return OnnxEngine(spec, Sessions(_session(model, settings)), options, HostMemory())
+
+    def session(model: bytes) -> ort.InferenceSession:
+        settings = _settings(spec.threads, options)
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
+        return _session(model, settings)
+
+    usual = session(model)
+    later = Later(lambda: session(singles())) if singles is not None else None
+    return OnnxEngine(spec, Sessions(usual, singles=later), options, HostMemory())
 
 
 def _memory(row: Provider, options: EngineOptions) -> Memory:

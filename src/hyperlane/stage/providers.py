@@ -40,6 +40,7 @@ class Provider:
     `fused_gate`: it has `GatedRMSNorm`; `exact`: its products of quantised weights do not round activations;
     `alone`: one-token rows run one by one; `plugin`: `distribution` is beside any ONNX Runtime, not one of them;
     `needs`: what a machine must have besides;
+    `singles`: tokens of a row taken one by one that share a run, to the bits of one run each; 1 where they cannot;
     `least_rows`: fewer rows are padded to so many in a captured step of these kernels, which are slower for one.
     """
 
@@ -60,6 +61,7 @@ class Provider:
     fused_gate: bool = False
     exact: bool = False
     alone: bool = False
+    singles: int = 1
     plugin: bool = False
     needs: str = ""
 
@@ -145,6 +147,7 @@ PROVIDERS = (
         status="tested with every change",
         distribution="",
         packs=True,
+        singles=16,
     ),
 )
 """Best first: what `auto` tries in this order. A provider of no distribution is in all of them."""

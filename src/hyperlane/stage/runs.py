@@ -2,7 +2,8 @@
 
 GroupQueryAttention takes several tokens of a row that has a past only in a batch of one. So rows of several tokens
 run one by one, in pieces; one-token rows run together, as ranges of slots, whose KV entries are contiguous. Slots
-within a range that have no row are padded.
+within a range that have no row are padded. A row whose tokens are to be taken one by one runs in pieces of some tokens
+where the engine has a graph for that, else each token by itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def run_tokens(facts: ModelFacts) -> int:
 class Piece:
     """Tokens `offset` … of row `row` (its index in the frame), which begins at token `base` of the frame.
 
-    `count` of them count; `run` are computed: where that is more, the last is a stand-in at the next position.
+    `count` of them count; `run` are computed: where that is more, the last are stand-ins, behind what the slot holds.
+    `singly`: each as a row of one token would be.
     """
 
     row: int
@@ -45,6 +47,7 @@ class Piece:
     offset: int
     count: int
     run: int
+    singly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,33 @@ class Batch:
     rows: tuple[int, ...]
 
 
-def pieces(rows: Sequence[Row], run_tokens: int) -> Iterator[Piece]:
+def pieces(rows: Sequence[Row], run_tokens: int, singles: int = 1) -> Iterator[Piece]:
     """Every row of several tokens in pieces that end at multiples of `run_tokens`, counted in the sequence.
 
     So a position is computed by the same arithmetic however a prompt was cut into frames. Attention over one token is
     other arithmetic than over two, so a piece of one token has a stand-in beside it.
+
+    `singles`: how many tokens of a row that is taken one by one share a run.
     """
     base = 0
     for index, row in enumerate(rows):
-        if row.count > 1:
+        if row.one_by_one:
+            yield from _singles(row, index, base, singles)
+        elif row.count > 1:
             for start, end in pairwise(_cuts(row, run_tokens)):
                 count = end - start
                 yield Piece(index, base, start, count, max(count, 2))
         base += row.count
+
+
+def _singles(row: Row, index: int, base: int, most: int) -> Iterator[Piece]:
+    """Runs of `most` tokens. A rest is filled up with stand-ins, or, where it is small, each token is a run."""
+    offset = 0
+    while offset < row.count:
+        left = row.count - offset
+        run = most if left > most // 2 else 1
+        yield Piece(index, base, offset, min(left, run), run, singly=True)
+        offset += run
 
 
 def _cuts(row: Row, run_tokens: int) -> list[int]:

@@ -162,6 +162,50 @@ def a_row_does_not_depend_on_the_rows_beside_it(harness: EngineHarness) -> None:
         harness.same(alone[0], _whole(answers[2][0]))
 
 
+def tokens_that_are_taken_one_by_one_are_decode_steps(harness: EngineHarness) -> None:
+    """Bit for bit, whatever their number, in several frames and beside other rows; each of them may be wanted."""
+    with harness.pipeline(2) as pipeline:
+        prompt, answer = _prompt(harness), some_tokens(harness.facts, CONTEXT - PROMPT_TOKENS, seed=11)
+        beside = some_tokens(harness.facts, 5, seed=12)
+        pipeline.logits(0, prompt)
+        steps = [pipeline.logits(0, [token], PROMPT_TOKENS + n) for n, token in enumerate(answer)]
+        other = pipeline.logits(4, beside)
+        pipeline.logits(5, prompt[:6])
+        single = pipeline.logits(5, prompt[6:7], 6)
+        for counts in ((16, 16, 16, 16), (2, 3, 7, 8, 9, 15, 20), (17, 40, 6)):
+            pipeline.logits(1, prompt)
+            done = 0
+            for count in counts:
+                rows = (
+                    Row(5, 6, 1, (0,), whole_logits=True),
+                    Row(1, PROMPT_TOKENS + done, count, (0, count - 1), whole_logits=True, one_by_one=True),
+                    Row(4, 0, 5, (4,), whole_logits=True),
+                )
+                answers = pipeline.step(rows, [prompt[6], *answer[done : done + count], *beside])
+                expected = [single, steps[done], steps[done + count - 1], other]
+                for clean, found in zip(expected, [*answers[0], *answers[1], *answers[2]], strict=True):
+                    harness.same(clean, _whole(found))
+                done += count
+            harness.same(steps[done], pipeline.logits(1, answer[done : done + 1], PROMPT_TOKENS + done))
+        _leaves_what_lies_behind(harness, pipeline)
+
+
+def _leaves_what_lies_behind(harness: EngineHarness, pipeline: InProcessPipeline) -> None:
+    """Tokens in the middle of a slot, and those up to its end, change no other entry."""
+    full = some_tokens(harness.facts, CONTEXT - 1, seed=5)
+    _fill(pipeline, 2, full)
+    _fill(pipeline, 3, full)
+    for tokens, start in ((full[40:43], 40), (full[-9:], len(full) - 9)):
+        pipeline.step((Row(2, start, len(tokens), one_by_one=True),), tokens)
+        for position, token in enumerate(tokens, start):
+            pipeline.step((Row(3, position, 1),), [token])
+    harness.same(pipeline.logits(3, [1], len(full)), pipeline.logits(2, [1], len(full)))
+    pipeline.step((Row(2, len(full) - 11, 12, one_by_one=True),), [*full[-11:], 1])
+    for position, token in enumerate([*full[-11:], 1], len(full) - 11):
+        pipeline.step((Row(3, position, 1),), [token])
+    harness.same(pipeline.logits(3, [2], len(full)), pipeline.logits(2, [2], len(full)))
+
+
 def an_earlier_start_overwrites_exactly(harness: EngineHarness) -> None:
     """Rollback: what was computed after the new start leaves no trace."""
     with harness.pipeline() as pipeline:
@@ -298,6 +342,7 @@ ENGINE_CHECKS: tuple[Callable[[EngineHarness], None], ...] = (
     a_model_in_stages_computes_what_it_does_in_one,
     a_prompt_gives_the_same_however_it_is_cut,
     a_row_does_not_depend_on_the_rows_beside_it,
+    tokens_that_are_taken_one_by_one_are_decode_steps,
     an_earlier_start_overwrites_exactly,
     a_copied_slot_goes_on_as_its_source,
     slots_that_are_not_named_keep_what_they_hold,

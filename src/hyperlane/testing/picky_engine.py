@@ -16,5 +16,5 @@ class PickyEngine(FakeEngine):
 
     def _states(self, rows: Sequence[Row]) -> list[int]:
         states = super()._states(rows)
-        alone = [row.count == 1 and self._spec.is_first for row in rows for _ in range(row.count)]
+        alone = [(row.count == 1 or row.one_by_one) and self._spec.is_first for row in rows for _ in range(row.count)]
         return [state ^ is_alone for state, is_alone in zip(states, alone, strict=True)]

@@ -12,7 +12,8 @@ from hyperlane.cluster.planner.frame_cost import Round, chunk_shape, decode_shap
 from hyperlane.cluster.planner.layout import Layout
 from hyperlane.cluster.planner.predict import Predictor, group_sizes
 from hyperlane.cluster.planner.simulate import simulate
-from hyperlane.head.scheduler import Flight, Lane, Lanes, Policy, schedule
+from hyperlane.head.lane import Lane
+from hyperlane.head.scheduler import Flight, Lanes, Policy, schedule
 
 PERIODS = 40
 """How many predicted periods are simulated; the second half is the steady state."""

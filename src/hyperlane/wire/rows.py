@@ -20,8 +20,9 @@ START_AT = 8
 WORD = 4
 WANT_NONE, WANT_LAST, WANT_LIST = 0, 1, 2
 WHOLE_LOGITS = 1
-MOST_SKIPPED_FROM = 127
-"""Flags are a byte: whole logits in bit 0, the first stage that leaves the row out in the others."""
+MOST_SKIPPED_FROM = 63
+ONE_BY_ONE = 128
+"""Flags are a byte: bit 0 whole logits, bits 1 to 6 the first stage that leaves the row out, bit 7 one by one."""
 
 _INFINITY = float("inf")
 
@@ -62,7 +63,7 @@ def pack_rows(rows: Sequence[Row]) -> bytes:
                 lists += want
         if extra:
             lists += extra
-        flags = row.skip_from << 1 | row.whole_logits
+        flags = row.skip_from << 1 | row.whole_logits | (ONE_BY_ONE if row.one_by_one else 0)
         parts.append(pack(row.temperature, row.start, row.count, listed, row.slot, row.top_k, len(extra), mode, flags))
     if lists:
         parts.append(struct.pack(f"<{len(lists)}I", *lists))
@@ -94,7 +95,7 @@ def unpack_rows(data: memoryview, count: int, limits: Limits) -> tuple[Row, ...]
             or top_k > limits.vocab
             or tokens > limits.max_step_tokens
             or mode > WANT_LIST
-            or (flags > WHOLE_LOGITS and (mode != WANT_NONE or flags & WHOLE_LOGITS))
+            or (flags > WHOLE_LOGITS and _are_wrong(flags, mode, length))
             or (listed > 0) is not (mode == WANT_LIST)
         ):
             raise _wrong_row(len(rows), fields, tokens, limits)
@@ -106,13 +107,19 @@ def unpack_rows(data: memoryview, count: int, limits: Limits) -> tuple[Row, ...]
         if extras:
             extra_ids, at = words[at : at + extras], at + extras
             _check_extra(len(rows), extra_ids, extras, limits)
-        whole, skip_from = flags == WHOLE_LOGITS, flags >> 1
-        rows.append(Row(slot, start, length, want, top_k, extra_ids, temperature, whole, skip_from))
+        whole, skip_from, singly = flags & WHOLE_LOGITS > 0, flags >> 1 & MOST_SKIPPED_FROM, flags >= ONE_BY_ONE
+        rows.append(Row(slot, start, length, want, top_k, extra_ids, temperature, whole, skip_from, singly))
     if at != len(words):
         raise ProtocolError(f"the rows' lists take {at} words, but {len(words)} came")
     if count > 1:
         _check_together(rows)
     return tuple(rows)
+
+
+def _are_wrong(flags: int, mode: int, length: int) -> bool:
+    """Whether flags ask for an answer of a row that a stage leaves out, or for one token to be taken one by one."""
+    skipped = flags >> 1 & MOST_SKIPPED_FROM
+    return (skipped > 0 and (mode != WANT_NONE or flags & WHOLE_LOGITS > 0)) or (flags >= ONE_BY_ONE and length == 1)
 
 
 def _wrong_row(index: int, fields: tuple[float, ...], tokens: int, limits: Limits) -> ProtocolError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import onnx
 import pytest
@@ -125,3 +126,21 @@ def test_half_entries_are_cast_around_attention():
 def test_an_unknown_family_is_refused_by_name():
     with pytest.raises(UnsupportedModel, match="mamba"):
         graph_of(replace(LLAMA, family="mamba"), 0, 0, form=FORM)
+
+
+@pytest.mark.parametrize("facts", [LLAMA, GEMMA])
+def test_tokens_taken_one_by_one_share_all_weights_and_hand_entries_on(facts):
+    graph, usual = (graph_of(facts, 3, 5, singles=4 * n, half_cache=True) for n in (1, 0))
+    attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    assert len(attentions) == 2 * 4
+    others = ("GroupQueryAttention", "Split", "Concat")
+    assert [n.op_type for n in graph.node if n.op_type not in others] == [
+        n.op_type for n in usual.node if n.op_type not in others
+    ]
+    chain = [node for node in attentions if node.name.startswith("layer.3/")]
+    assert list(chain[0].input[3:5]) == [names.past(3, kv) for kv in names.KV]
+    for before, after in pairwise(chain):
+        assert before.output[1:] == after.input[3:5]
+    assert list(chain[-1].output[1:]) == [names.present(3, kv) for kv in names.KV]
+    given_back = {output.name for output in graph.output}
+    assert {names.passing(3, "key", 2), names.present(3, "value"), names.passing(4, "value", 0)} <= given_back

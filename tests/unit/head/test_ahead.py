@@ -5,7 +5,8 @@ import pytest
 from hyperlane.core import GenerationRequest, SamplingParams
 from hyperlane.head.ahead import look_ahead
 from hyperlane.head.frames import rows_of, step_frame
-from hyperlane.head.scheduler import Lane, Lanes, Policy, schedule
+from hyperlane.head.lane import Lane
+from hyperlane.head.scheduler import Lanes, Policy, schedule
 from hyperlane.head.sequence import Sequence
 from hyperlane.wire.codec import encode
 

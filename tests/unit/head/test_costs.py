@@ -6,7 +6,8 @@ import itertools
 import pytest
 
 from hyperlane.head.costs import LEAST, UNKNOWN, FrameCosts
-from hyperlane.head.scheduler import Lane, Lanes, Policy, schedule
+from hyperlane.head.lane import Lane
+from hyperlane.head.scheduler import Lanes, Policy, schedule
 
 
 def cost_us(rows, tokens, position=0):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperlane.head.lane import Lane
 from hyperlane.head.prefixes import COMPARED, MIN_REUSE, Move, Place, Prefixes, Reuse, common
-from hyperlane.head.scheduler import Lane
 
 CHUNK = 64
 

@@ -56,3 +56,24 @@ def test_rows_of_one_token_are_no_pieces_and_others_know_where_they_begin():
 def test_one_token_rows_run_as_ranges_of_slots_with_small_gaps(slots, expected):
     rows = [Row(slot, 9, 1) for slot in slots]
     assert list(batches(rows)) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (2, [(0, 1, 1), (1, 1, 1)]),
+        (5, [(0, 5, 8)]),
+        (8, [(0, 8, 8)]),
+        (19, [(0, 8, 8), (8, 8, 8), (16, 1, 1), (17, 1, 1), (18, 1, 1)]),
+        (21, [(0, 8, 8), (8, 8, 8), (16, 5, 8)]),
+    ],
+)
+def test_a_row_taken_one_by_one_shares_runs_where_that_is_less_work(count, expected):
+    found = list(pieces([Row(0, 0, 1), Row(1, 70, count, one_by_one=True)], 64, singles=8))
+    assert [(piece.offset, piece.count, piece.run) for piece in found] == expected
+    assert all(piece.singly and (piece.row, piece.base) == (1, 1) for piece in found)
+
+
+def test_a_row_taken_one_by_one_is_a_run_for_each_token_where_none_can_be_shared():
+    found = list(pieces([Row(1, 70, 3, one_by_one=True)], 64))
+    assert [(piece.offset, piece.count, piece.run) for piece in found] == [(0, 1, 1), (1, 1, 1), (2, 1, 1)]

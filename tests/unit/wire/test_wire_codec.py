@@ -260,6 +260,8 @@ BAD_ROWS = {
     "slot twice": (GOOD, GOOD),
     "skipped and wanted": (dataclasses.replace(GOOD, skip_from=1),),
     "skipped and whole": (Row(0, 0, 1, whole_logits=True, skip_from=3),),
+    "skipped, one by one and wanted": (dataclasses.replace(GOOD, skip_from=1, one_by_one=True),),
+    "one token one by one": (Row(0, 10, 1, one_by_one=True),),
     "whole and not": (GOOD, Row(1, 0, 1, whole_logits=True)),
 }
 
@@ -304,7 +306,7 @@ def with_row_bytes(offset, code, number):
 @pytest.mark.parametrize(
     ("offset", "code", "number"),
     [(16, "I", 0), (16, "I", 3), (16, "I", (1 << 32) - 1), (24, "H", 3), (24, "H", 65535), (26, "B", 3), (26, "B", 0),
-     (26, "B", 1), (27, "B", 2), (27, "B", 128)],
+     (26, "B", 1), (27, "B", 2), (27, "B", 130)],
 )  # fmt: skip
 def test_row_whose_lists_or_flags_do_not_add_up_is_refused(offset, code, number):
     with pytest.raises(ProtocolError):

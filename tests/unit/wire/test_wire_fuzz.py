@@ -25,7 +25,7 @@ LIMITS = Limits(
     max_payload_bytes=1 << 16,
 )  # fmt: skip
 TERMS = Terms(EPOCH, LIMITS, frozenset({Kind.TOKENS, Kind.HIDDEN, Kind.CANDIDATES, Kind.LOGITS}))
-ROWS = (Row(0, 3, 4, (1, 2), 5, (7, 8)), Row(2, 0, 1, (0,)), Row(1, 9, 2))
+ROWS = (Row(0, 3, 4, (1, 2), 5, (7, 8)), Row(2, 0, 1, (0,)), Row(1, 9, 2, skip_from=63, one_by_one=True))
 WHOLE = (Row(3, 3, 4, (1, 3), whole_logits=True),)
 TIMINGS = (StageTiming(0, 1, 2, 3, 4, 5), StageTiming(1, 1, 2, 3, 4, 5))
 
