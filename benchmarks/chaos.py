@@ -5,8 +5,9 @@
 Workers are processes of their own behind cables that can be cut; the head is `hyperlane serve`. While clients (the
 official `openai` package) ask for answers of every sort, workers are killed, suspended, cut off, broken and told to
 leave, while they load, take in prompts, decode, and between requests. Every answer must be the undisturbed one.
-`--model tiny` (the default) computes with a toy engine that notices any token in a wrong place. Prints a table of the
-faults; ends with 1 if anything is wrong. Linux.
+`--model tiny` (the default) computes with a toy engine that notices any token in a wrong place. Workers have so little
+memory that `--needed` of them at least hold the model together; the first one's process lives through all faults, so
+that what gathers in it is seen. Prints a table of the faults; ends with 1 if anything is wrong. Linux.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from hyperlane.bench.machine import describe_machine
 from hyperlane.bench.pages import write_figures
 from hyperlane.config import Paths, load
 from hyperlane.models.download import pull
+from hyperlane.testing.chaos.audit import Level, most
 from hyperlane.testing.chaos.cluster import WorkerKind
-from hyperlane.testing.chaos.run import Outcome, Record, Scene, run_chaos
+from hyperlane.testing.chaos.outcome import Outcome, Record
+from hyperlane.testing.chaos.run import Scene, run_chaos
 from hyperlane.testing.chaos.schedule import Kind, Moment, schedule
 from hyperlane.testing.tiny_models import write_tiny_model
 
-TINY_CONTEXT = 1024
+TINY_LAYERS, TINY_CONTEXT = 6, 1024
 
 
 def main() -> None:
@@ -39,7 +42,7 @@ def main() -> None:
     options = _options()
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        scene = scene_of(options.model, options.wire, options.workers, options.clients, Path(folder))
+        scene = scene_of(options, Path(folder))
         first, count = options.first, options.faults
         faults = itertools.islice(schedule(options.seed, options.longest), first, first + count)
         outcome = run_chaos(scene, faults, Path(folder), options.seed, _tell if options.verbose else lambda *_: None)
@@ -49,7 +52,7 @@ def main() -> None:
     both = here.after(*(Found.read(path) for path in options.after))
     title = (
         f"{len(both.rows)} faults, seed {options.seed}, {options.model}, wire {options.wire}, {scene.workers} workers, "
-        f"{scene.clients} clients; {describe_machine()}"
+        f"of which {scene.needed} at least are needed, {scene.clients} clients; {describe_machine()}"
     )
     text = "\n".join((title, table(both.rows), summary(both)))
     print(text)
@@ -78,7 +81,9 @@ class Found:
     rows: list[Row]
     counts: dict[str, int]
     took_s: float
+    stood_still_s: float
     head: str
+    workers: str
 
     @classmethod
     def of(cls, outcome: Outcome, took_s: float) -> Found:
@@ -86,18 +91,15 @@ class Found:
         tally, before, after = outcome.tally, outcome.before, outcome.after
         counts = {"sent": tally.sent, "ended": tally.ended, "left": tally.abandoned, "wrong": len(tally.wrong)}
         counts |= {"failed": len(tally.failed), "hung": len(outcome.hung), "losses": outcome.status["losses"]}
-        head = (
-            f"threads {before.threads} {after.threads}, files {before.files} {after.files}, sockets {before.sockets} "
-            f"{after.sockets}, memory {before.memory >> 20} {after.memory >> 20} MiB"
-        )
+        at_rest = [most(one.levels.values()) for one in outcome.workers]
         rows = [Row(one.fault.kind, one.fault.moment, one.hit, one.gap_s) for one in outcome.records]
-        return cls(rows, counts, took_s, head)
+        return cls(rows, counts, took_s, outcome.stood_still_s, _both(before, after), _both(*at_rest))
 
     @classmethod
     def read(cls, path: Path) -> Found:
         """What `--json` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        return cls([Row(**row) for row in data["rows"]], data["counts"], data["took_s"], data["head"])
+        return cls(**{**data, "rows": [Row(**row) for row in data["rows"]]})
 
     def after(self, *earlier: Found) -> Found:
         """Together with earlier runs."""
@@ -106,21 +108,26 @@ class Found:
             [row for run in runs for row in run.rows],
             {name: sum(run.counts[name] for run in runs) for name in self.counts},
             sum(run.took_s for run in runs),
+            sum(run.stood_still_s for run in runs),
             "; ".join(run.head for run in runs),
+            "; ".join(run.workers for run in runs),
         )
 
 
-def scene_of(model: str, wire: str, workers: int | None, clients: int, folder: Path) -> Scene:
+def scene_of(options: argparse.Namespace, folder: Path) -> Scene:
     """Where it happens, for `tiny`, a model of the catalogue, or a file."""
-    if model == "tiny":
-        path = write_tiny_model(folder / "tiny.gguf", context=TINY_CONTEXT)
-        return Scene(str(path), workers or 4, WorkerKind(), wire, clients, context=TINY_CONTEXT)
-    path = Path(model) if Path(model).exists() else pull(model, load(Paths).models)
-    return Scene(str(path), workers or 3, WorkerKind("onnx"), wire, clients, context=512)
+    tiny = options.model == "tiny"
+    kind, context = (WorkerKind(), TINY_CONTEXT) if tiny else (WorkerKind("onnx"), 512)
+    if tiny:
+        path = write_tiny_model(folder / "tiny.gguf", layers=TINY_LAYERS, context=TINY_CONTEXT)
+    else:
+        path = Path(options.model) if Path(options.model).exists() else pull(options.model, load(Paths).models)
+    needed = {"workers": options.workers, "needed": options.needed}
+    return Scene(str(path), kind=kind, wire=options.wire, clients=options.clients, context=context, **needed)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Gaps by what happened, then by when; of those that hit a worker of the running plan."""
+    """Gaps by what happened, then by when; of those that hit a worker of the plan, or one that was loading."""
     lines = [f"{'fault':<26} {'count':>6} {'hit':>6} {'median gap':>11} {'worst gap':>10}"]
     groups: list[tuple[str, Iterable[Row]]] = [(kind, [row for row in rows if row.kind == kind]) for kind in Kind]
     groups += [(f"while {moment}", [row for row in rows if row.moment == moment]) for moment in Moment]
@@ -129,23 +136,41 @@ def table(rows: Sequence[Row]) -> str:
         gaps = [row.gap_s for row in found if row.hit]
         middle, worst = (f"{median(gaps):.2f} s", f"{max(gaps):.2f} s") if gaps else ("", "")
         lines.append(f"{name:<26} {len(found):>6} {len(gaps):>6} {middle:>11} {worst:>10}".rstrip())
-    return "\n".join(lines)
+    return "\n".join((*lines, "", *_crossed(rows)))
+
+
+def _crossed(rows: Sequence[Row]) -> list[str]:
+    """Each kind at each moment: how many were run, and how many of them hit."""
+    lines = [f"{'hit, of those that were run':<27}" + "".join(f" {moment:>17}" for moment in Moment)]
+    for kind in Kind:
+        cells = [[row.hit for row in rows if (row.kind, row.moment) == (kind, moment)] for moment in Moment]
+        lines.append(f"{kind:<27}" + "".join(f" {f'{sum(cell)} of {len(cell)}':>17}" for cell in cells))
+    return lines
+
+
+def _both(before: Level, after: Level) -> str:
+    return (
+        f"threads {before.threads} {after.threads}, files {before.files} {after.files}, sockets {before.sockets} "
+        f"{after.sockets}, memory {before.memory >> 20} {after.memory >> 20} MiB"
+    )
 
 
 def summary(found: Found) -> str:
-    """What became of the requests, and of the head."""
+    """What became of the requests, and what processes hold."""
     counts = found.counts
+    still = f"; nothing on this machine moved for {found.stood_still_s:.0f} s" if found.stood_still_s else ""
     return (
         f"{counts['sent']} requests were sent, {counts['ended']} ended ({counts['left']} were left by their client): "
         f"{counts['wrong']} wrong, {counts['failed']} failed, {counts['hung']} hung; "
-        f"{counts['losses']} pipelines lost; {found.took_s:.0f} s\n"
-        f"the head before and after: {found.head}"
+        f"{counts['losses']} pipelines lost; {found.took_s:.0f} s{still}\n"
+        f"the head before and after: {found.head}\n"
+        f"workers without a head, before and after, the most of any: {found.workers}"
     )
 
 
 def _tell(number: int, record: Record) -> None:
     fault = record.fault
-    where = "" if record.hit else " (not in the plan)"
+    where = "" if record.hit else " (no worker that was needed)"
     print(
         f"{number:>5} {fault.moment:<17} {fault.kind:<26} {record.gap_s:6.2f} s {record.settled_s:6.2f} s{where}",
         flush=True,
@@ -158,7 +183,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--wire", choices=("raw", "int8", "int4"), default="raw")
-    parser.add_argument("--workers", type=int, help="default: 4 with the tiny model, else 3")
+    parser.add_argument("--workers", type=int, default=4)
+    needed = "workers that the model needs at least, by their memory; 0: each has what is free"
+    parser.add_argument("--needed", type=int, choices=(0, 1, 2, 3), default=2, help=needed)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--longest", type=float, default=3.0, help="seconds that a fault lasts at most")
     parser.add_argument("--first", type=int, default=0, help="begin with this fault of the schedule")

@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--hours 1] [--model smollm2-135m] [--workers 3] [--rest 6] [--every 60] [--json FILE]
 
 As `benchmarks/chaos.py`, but slowly: clients rest between requests, and every few minutes they do not for a while.
-The first worker's process is never ended, so that its memory is seen all along. The memory of every process is read,
-mapped files aside; its slope is that of a straight line through what was read, the first minutes aside. Prints the
-slopes and the latencies by hour (`--window` minutes); ends with 1 if an answer was wrong, lost or late for ever, or if
-the head holds more at the end than at the beginning. Linux.
+Faults that end a process happen to the last worker alone, so that the memory of the others is seen all along; all else
+happens to all. The memory of every process is read, mapped files aside; its slope is that of a straight line through
+what was read, the first minutes aside. Prints the slopes and the latencies by hour (`--window` minutes); ends with 1 if
+an answer was wrong, lost or late for ever, or if any process holds more at the end than at the beginning. Linux.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +26,8 @@ from chaos import Found, scene_of, summary
 from hyperlane.bench.machine import describe_machine
 from hyperlane.bench.pages import write_figures
 from hyperlane.testing.chaos.audit import Level, levels, slope_per_hour
-from hyperlane.testing.chaos.run import Outcome, Record, Running, running, strike_one
+from hyperlane.testing.chaos.outcome import Outcome, Record
+from hyperlane.testing.chaos.run import Running, finish, running, strike_one
 from hyperlane.testing.chaos.schedule import Fault, schedule
 
 SAMPLE_S = 10.0
@@ -73,7 +74,9 @@ def main() -> None:
     """Run, and print what it showed."""
     options = _options()
     hours = f"{options.hours:g} hours, a fault every {options.every:g} s, seed {options.seed}"
-    title = f"{hours}, {options.model}, {options.workers} workers; {describe_machine()}"
+    title = (
+        f"{hours}, {options.model}, {options.workers} workers, {options.needed} needed at least; {describe_machine()}"
+    )
     print(title, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         outcome, diary = _soak(options, Path(folder))
@@ -126,22 +129,19 @@ def latency_table(latencies_s: Sequence[tuple[float, float]], began_s: float, wi
 
 
 def _soak(options: argparse.Namespace, folder: Path) -> tuple[Outcome, Diary]:
-    scene = scene_of(options.model, options.wire, options.workers, options.clients, folder)
+    scene = replace(scene_of(options, folder), lasting=options.workers - 1)
     faults = schedule(options.seed, longest_s=5.0)
     with running(scene, folder) as here:
         here.load.learn()
         here.until(here.is_ready)
         before, diary = here.head_level(), Diary()
-        here.load.rest_s, here.spared = options.rest, here.workers.all[:1]
+        here.load.rest_s = options.rest
         here.load.start(options.clients, options.seed)
         end_s = diary.began_s + 3600 * options.hours
         while time.monotonic() < end_s:
             _one_round(here, next(faults), diary, options)
-        here.all_sound()
-        hung = here.load.stop()
-        here.until(lambda: here.status()["active"] == 0)
-        status, after = here.status(), here.head_level()
-    return Outcome(diary.records, here.load.tally, hung, before, after, status, []), diary
+        outcome = finish(here, diary.records, before)
+    return outcome, diary
 
 
 def _one_round(here: Running, fault: Fault, diary: Diary, options: argparse.Namespace) -> None:
@@ -170,6 +170,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--wire", choices=("raw", "int8", "int4"), default="raw")
     parser.add_argument("--workers", type=int, default=3)
+    needed = "workers that the model needs at least, by their memory; 0: each has what is free"
+    parser.add_argument("--needed", type=int, choices=(0, 1, 2, 3), default=2, help=needed)
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--rest", type=float, default=6.0, help="seconds that each client rests between requests")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between faults")

@@ -22,6 +22,42 @@ class Level:
     memory: int
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a process may hold more than before: pools of threads fill up, memory in use is not all given back at once.
+
+    A leak of one handle a fault, or of a request's text or a stage's weights, is far beyond.
+    """
+
+    threads: int
+    files: int
+    sockets: int
+    memory: int
+    children: int = 0
+
+
+HEAD_MAY = Allowance(threads=10, files=6, sockets=6, memory=48 << 20)
+WORKER_MAY = Allowance(threads=4, files=2, sockets=2, memory=8 << 20)
+
+
+def grown(who: str, before: Level, after: Level, may: Allowance) -> list[str]:
+    """In words, what a process holds more than it may; empty if all is well."""
+    found = []
+    for name in ("threads", "files", "sockets", "children"):
+        more = getattr(after, name) - getattr(before, name)
+        if more > getattr(may, name):
+            found.append(f"{who} has {more} more {name}: {before} -> {after}")
+    if after.memory - before.memory > may.memory:
+        found.append(f"{who} has {(after.memory - before.memory) >> 20} MiB more: {before} -> {after}")
+    return found
+
+
+def most(found: Iterable[Level]) -> Level:
+    """The most that any of them holds of each; of at least one."""
+    known = list(found)
+    return Level(0, *(max(getattr(one, name) for one in known) for name in Level.__slots__[1:]))
+
+
 def level(process: psutil.Process) -> Level:
     """What a process holds now. Linux."""
     links = [_link(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]

@@ -5,6 +5,7 @@ Each worker has an address of its own on loopback (127.77.0.N), where a shaper s
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -18,12 +19,20 @@ from pathlib import Path
 
 import psutil
 
-from hyperlane.cluster.announce import Child
-from hyperlane.core import Address
+from hyperlane.cluster.announce import Child, ChildFailed
+from hyperlane.cluster.worker_client import WorkerClient
+from hyperlane.core import Address, HeadId
+from hyperlane.errors import HyperlaneError
+from hyperlane.testing.chaos.audit import levels
+from hyperlane.testing.chaos.outcome import WorkersAtRest
 from hyperlane.testing.chaos.schedule import Fault, Kind
 from hyperlane.testing.shaper import Shaper
 
 END_WITHIN_S = 15.0
+LOOK_S = 0.05
+GONE_S = 0.5
+"""Connections and threads of what has ended go in their own time."""
+
 PORTS = (20000, 30000)
 """Below those that systems give to outgoing connections: a worker must find its two ports free again."""
 
@@ -38,11 +47,11 @@ class WorkerKind:
     load_ms: float = 200.0
     threads: int = 1
 
-    def command(self, listen: Address) -> list[str]:
-        """The command line of one."""
+    def command(self, listen: Address, loading: Path) -> list[str]:
+        """The command line of one. `loading`: a file that is there while it loads."""
         words = [sys.executable, "-m", "hyperlane.testing.chaos.worker", "--engine", self.engine, "--announce"]
         words += ["--step-ms", str(self.step_ms), "--load-ms", str(self.load_ms)]
-        words += ["--listen", str(listen), "--threads", str(self.threads)]
+        words += ["--listen", str(listen), "--threads", str(self.threads), "--loading", str(loading)]
         return [*words, "--memory", str(self.memory)] if self.memory else words
 
 
@@ -60,8 +69,10 @@ class Cabled:
         self.address = Address(here, port)
         """Of its control port, in front of the cable."""
         ends = (Address("127.0.0.1", port), Address("127.0.0.1", port + 1))
+        self._loading = folder / f"worker-{number}.loading"
         self._cables = [Shaper(end, listen=Address(here, end.port)) for end in ends]
         self._child: Child | None = None
+        self._is_up = False
         self.start()
 
     @property
@@ -71,13 +82,29 @@ class Cabled:
             return None
         return psutil.Process(self._child.pid)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and takes signals."""
+        if not self._is_up and self._child is not None:
+            with suppress(ChildFailed):
+                self._child.announcement(time.monotonic())
+                self._is_up = True
+        return self._is_up and self.process is not None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is loading a stage."""
+        return self._loading.exists()
+
     def start(self) -> None:
         """Start it, at the ports that it always has. Does not wait."""
         if self._child is not None:
             self._child.kill()
         log = self._folder / f"worker-{self._number}-{self._starts}.log"
         self._starts += 1
-        self._child = Child(self._kind.command(self._listen), log, self._environ)
+        self._is_up = False
+        self._loading.unlink(missing_ok=True)
+        self._child = Child(self._kind.command(self._listen, self._loading), log, self._environ)
 
     def inflict(self, fault: Fault) -> None:
         """Let it happen; `restore` ends it."""
@@ -86,7 +113,8 @@ class Cabled:
             for cable in self._cables:
                 cable.cut()
         elif fault.kind is Kind.RESET:
-            self._cables[1].reset()
+            for cable in self._cables:
+                cable.reset()
         elif process is not None:
             process.send_signal(SIGNALS[fault.kind])
 
@@ -136,7 +164,18 @@ class ChaosWorkers:
     def sound(self) -> list[Cabled]:
         """Those that nothing was done to, or no more."""
         hurt = [worker for _, worker, _ in self._open]
-        return [worker for worker in self.all if worker not in hurt and worker.process is not None]
+        return [worker for worker in self.all if worker not in hurt and worker.is_up]
+
+    def loading(self) -> list[Cabled]:
+        """Those that load a stage now."""
+        return [worker for worker in self.all if worker.is_loading]
+
+    def at_rest(self, within_s: float) -> WorkersAtRest:
+        """What each process holds once no head has anything there; waited for so long."""
+        busy = asyncio.run(_busy([worker.address for worker in self.all], time.monotonic() + within_s))
+        time.sleep(GONE_S)
+        processes = [process for worker in self.all if (process := worker.process) is not None]
+        return WorkersAtRest(levels(processes), tuple(map(str, busy)))
 
     def inflict(self, worker: Cabled, fault: Fault) -> None:
         """Let a fault happen to one; `tend` ends it in time."""
@@ -157,6 +196,27 @@ class ChaosWorkers:
         """End them all."""
         for worker in self.all:
             worker.close()
+
+
+async def _busy(addresses: Sequence[Address], until_s: float) -> list[Address]:
+    """Workers that do not answer in time, or at which a head has something then, slots and weights among it."""
+    clients = [WorkerClient(address) for address in addresses]
+    try:
+        while (busy := [client for client in clients if not await _is_free(client)]) and time.monotonic() < until_s:
+            await asyncio.sleep(LOOK_S)
+        return [client.address for client in busy]
+    finally:
+        for client in clients:
+            await client.close()
+
+
+async def _is_free(client: WorkerClient) -> bool:
+    """Whether it answers, and no head holds it."""
+    try:
+        health = await client.health(HeadId(os.urandom(16)))
+    except HyperlaneError:
+        return False
+    return health.lease_s == 0 and not health.stages
 
 
 def free_ports(count: int) -> int:

@@ -1,12 +1,13 @@
 """One run: a head and workers as processes, load, faults by a schedule, and what was found at the end.
 
-`hyperlane serve` itself is the head. What counts as wrong is decided in `Outcome.problems`.
+`hyperlane serve` itself is the head. What counts as wrong is `outcome`'s to say.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +20,11 @@ import psutil
 
 from hyperlane.testing.chaos.audit import Level, levels
 from hyperlane.testing.chaos.cluster import Cabled, ChaosWorkers, WorkerKind
-from hyperlane.testing.chaos.load import Load, Pause, Tally
-from hyperlane.testing.chaos.schedule import DEADLY, Fault, Kind, Moment
+from hyperlane.testing.chaos.load import Load, Pause
+from hyperlane.testing.chaos.outcome import Outcome, Record, WorkersAtRest
+from hyperlane.testing.chaos.room import memory_for
+from hyperlane.testing.chaos.schedule import Fault, Kind, Moment
+from hyperlane.testing.chaos.standstill import Standstills
 from hyperlane.testing.program import Program
 from hyperlane.testing.toy_cluster import children
 
@@ -31,17 +35,25 @@ LOOK_S = 0.01
 ON_ITS_WAY_S = 0.1
 """What clients get so soon after a fault had left before it."""
 
-MORE_FILES, MORE_THREADS, MORE_MEMORY = 6, 10, 48 << 20
-"""What a head may hold more at the end than at the beginning: pools of threads fill up, and memory in use is not all
-given back at once. A leak of one handle a fault, or of a request's text, is far beyond."""
+LOADS_WITHIN_S = 3.0
+"""After a worker of the plan was killed, another one begins to load within that, or nobody has to."""
+
+FREE_WITHIN_S = 10.0
+"""Workers are free so soon after their head has ended; well within the lease, which would free them as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Where it happens. `wire`: as `--wire`; `slots` of a pipeline; `context`: tokens of one; `clients` at once."""
+    """Where it happens. `wire`: as `--wire`; `slots` of a pipeline; `context`: tokens of one; `clients` at once.
+
+    `needed`: of the workers, so many at least hold the model together; 0: they have what memory is free.
+    `lasting`: the processes of so many live through all faults, so that what gathers in them is seen at the end.
+    """
 
     model: str
     workers: int = 4
+    needed: int = 2
+    lasting: int = 1
     kind: WorkerKind = field(default_factory=WorkerKind)
     wire: str = "raw"
     clients: int = 4
@@ -54,54 +66,8 @@ class Scene:
         return self.wire == "raw" or self.kind.engine == "toy"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A fault, how many requests were under way, the longest time that a stream stood still around it, seconds.
-
-    `hit`: it happened to a worker of the running plan. `settled_s`: until all that was asked moved, or had ended.
-    """
-
-    fault: Fault
-    live: int
-    hit: bool
-    gap_s: float
-    settled_s: float
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run found. `before`, `after`: what the head held while nothing ran."""
-
-    records: list[Record]
-    tally: Tally
-    hung: list[str]
-    before: Level
-    after: Level
-    status: dict[str, Any]
-    left: list[str]
-
-    def problems(self) -> list[str]:
-        """What must not be; empty if all is well."""
-        tally, before, after = self.tally, self.before, self.after
-        found = [*tally.wrong, *tally.failed, *(f"{name} hangs" for name in self.hung), *self.left]
-        if tally.sent != tally.ended:
-            found.append(f"{tally.sent} requests were sent, {tally.ended} ended")
-        admitted, ended = self.status["requests_admitted"], self.status["requests_ended"]
-        if admitted != ended or self.status["active"] or self.status["queued"]:
-            found.append(f"the head admitted {admitted} and ended {ended}; {self.status['active']} hold a slot")
-        for name, more in (("threads", MORE_THREADS), ("files", MORE_FILES), ("sockets", MORE_FILES)):
-            grown = getattr(after, name) - getattr(before, name)
-            if grown > more:
-                found.append(f"the head has {grown} more {name}: {before} -> {after}")
-        if after.memory - before.memory > MORE_MEMORY:
-            found.append(f"the head has {(after.memory - before.memory) >> 20} MiB more: {before} -> {after}")
-        if after.children > before.children:
-            found.append(f"the head left {after.children} child processes")
-        return found
-
-
 class Struck(NamedTuple):
-    """The worker that a fault happens to, if one is sound, and whether the running plan has it."""
+    """The worker that a fault happens to, if one is sound, and whether the running plan, or the next one, has it."""
 
     worker: Cabled | None
     hit: bool
@@ -110,13 +76,15 @@ class Struck(NamedTuple):
 class Running:
     """A head with its workers and their load, as long as the block of `running` lasts."""
 
-    def __init__(self, head: Program, url: str, workers: ChaosWorkers, load: Load) -> None:
+    def __init__(self, scene: Scene, head: Program, url: str, workers: ChaosWorkers, load: Load) -> None:
         self._head = head
         self.url = url
         self.workers = workers
         self.load = load
-        self.spared: list[Cabled] = []
-        """Workers whose process no fault ends."""
+        self.at_rest = WorkersAtRest({})
+        """What the workers held before this head came."""
+        self.stood_still = Standstills()
+        self._lasting = workers.all[: scene.lasting]
 
     def status(self) -> dict[str, Any]:
         """What the head says of itself."""
@@ -149,7 +117,7 @@ class Running:
         else:
             has_come = self.load.has_prefill if fault.moment is Moment.PREFILL else self.load.has_decode
             self.until(has_come)
-        time.sleep(fault.delay_s if fault.moment is not Moment.PREFILL else 0.0)
+        time.sleep(0.0 if fault.moment in (Moment.PREFILL, Moment.LOADING) else fault.delay_s)
         struck = self._choose(fault)
         at_s = time.monotonic()
         if struck.worker is not None:
@@ -189,37 +157,67 @@ class Running:
         except httpx.HTTPError:
             return False
 
+    def end(self) -> WorkersAtRest:
+        """End the load's client and the head, as its user would; what the workers hold then."""
+        self.load.stop()
+        self._head.signal_group(signal.SIGINT)
+        self._head.wait()
+        return self.workers.at_rest(FREE_WITHIN_S)
+
     def _begin_loading(self, fault: Fault) -> None:
-        """Kill a worker of the plan, so that stages are loaded elsewhere."""
-        kill = replace(fault, kind=Kind.KILL, where=1 - fault.where, anywhere=False)
+        """Kill a worker of the plan, and wait until another one loads."""
+        kill = replace(fault, kind=Kind.KILL, moment=Moment.DECODE, where=1 - fault.where, anywhere=False)
         victim = self._choose(kill).worker
         if victim is not None:
             self.workers.inflict(victim, kill)
+            until_s = time.monotonic() + LOADS_WITHIN_S
+            self.until(lambda: bool(self.workers.loading()) or time.monotonic() > until_s)
 
     def _choose(self, fault: Fault) -> Struck:
-        """A sound worker, mostly of the plan."""
-        sound = [worker for worker in self.workers.sound() if fault.kind not in DEADLY or worker not in self.spared]
-        planned = [worker for worker in self.workers.find(self.places()) if worker in sound]
-        may = planned if planned and not fault.anywhere else sound
+        """A sound worker, mostly of the plan; while stages are being loaded one that does so."""
+        sound = [worker for worker in self.workers.sound() if not (fault.is_deadly and worker in self._lasting)]
+        needed = [worker for worker in self.workers.find(self.places()) if worker in sound]
+        if fault.moment is Moment.LOADING:
+            loading = [worker for worker in self.workers.loading() if worker in sound]
+            needed = loading or needed
+        may = needed if needed and not fault.anywhere else sound
         worker = may[int(fault.where * len(may)) % len(may)] if may else None
-        return Struck(worker, worker in planned)
+        return Struck(worker, worker in needed)
 
 
 @contextmanager
 def running(scene: Scene, folder: Path) -> Iterator[Running]:
-    """Bring it up, and leave nothing behind. `folder`: for everybody's files."""
+    """Bring it up, and leave nothing behind. `folder`: for everybody's files.
+
+    Another head has used the workers before: what a process fills once is filled.
+    """
     with ExitStack() as parts:
-        workers = ChaosWorkers(scene.workers, scene.kind, folder, _environ(folder))
+        memory = memory_for(Path(scene.model), scene.needed, scene.slots, scene.context) if scene.needed else 0
+        workers = ChaosWorkers(scene.workers, replace(scene.kind, memory=memory), folder, _environ(folder))
         parts.callback(workers.close)
-        words = list(itertools.chain.from_iterable(("--worker", str(worker.address)) for worker in workers.all))
-        words += ["--port", "0", "--slots", str(scene.slots), "--context", str(scene.context), "--wire", scene.wire]
-        words += ["--prefix-cache", "prompts", "--no-join"]
-        environ = {"HYPERLANE_SERVE_CONNECT_TIMEOUT_S": str(WITHIN_S)}
-        head = parts.enter_context(Program("serve", scene.model, *words, home=folder / "head", environ=environ))
+        with _served(scene, workers, folder) as first:
+            first.load.learn()
+            at_rest = first.end()
+        here = parts.enter_context(_served(scene, workers, folder))
+        here.at_rest = at_rest
+        parts.enter_context(here.stood_still)
+        yield here
+
+
+@contextmanager
+def _served(scene: Scene, workers: ChaosWorkers, folder: Path) -> Iterator[Running]:
+    """A head over the workers, with its client."""
+    words = list(itertools.chain.from_iterable(("--worker", str(worker.address)) for worker in workers.all))
+    words += ["--port", "0", "--slots", str(scene.slots), "--context", str(scene.context), "--wire", scene.wire]
+    words += ["--prefix-cache", "prompts", "--no-join"]
+    environ = {"HYPERLANE_SERVE_CONNECT_TIMEOUT_S": str(WITHIN_S)}
+    with Program("serve", scene.model, *words, home=folder / "head", environ=environ) as head:
         url = head.wait_for("ready: ").split()[1].removesuffix("/v1")
         load = Load(f"{url}/v1", scene.model, exact=scene.is_exact)
-        parts.callback(load.stop)
-        yield Running(head, url, workers, load)
+        try:
+            yield Running(scene, head, url, workers, load)
+        finally:
+            load.stop()
 
 
 def run_chaos(
@@ -245,25 +243,40 @@ def run_chaos(
         for number, fault in enumerate(faults):
             records.append(strike_one(here, fault))
             tell(number, records[-1])
-        here.all_sound()
-        hung = here.load.stop()
-        here.until(lambda: here.status()["active"] == 0)
-        status, after = here.status(), here.head_level()
-    left = [f"{process} was left behind" for process in set(children()) - ours]
-    return Outcome(records, here.load.tally, hung, before, after, status, left)
+        outcome = finish(here, records, before)
+    outcome.left = [f"{process} was left behind" for process in set(children()) - ours]
+    return outcome
+
+
+def finish(here: Running, records: list[Record], before: Level) -> Outcome:
+    """Let everything be mended, end load and head, and look at what is left. `before`: what the head held.
+
+    Raises:
+        TimeoutError: something hangs.
+
+    """
+    here.all_sound()
+    hung = here.load.stop()
+    here.until(lambda: here.status()["active"] == 0)
+    status, after, stood_still_s = here.status(), here.head_level(), here.stood_still.total_s
+    workers = (here.at_rest, here.end())
+    return Outcome(records, here.load.tally, hung, before, after, status, workers, stood_still_s=stood_still_s)
 
 
 def strike_one(here: Running, fault: Fault) -> Record:
     """Let a fault happen and wait until all streams move again. Raises TimeoutError."""
     live, began = here.load.open(), len(here.load.pauses)
     struck, at_s = here.strike(fault)
-    settled_s = here.settle(struck.worker, fault, at_s) - at_s
-    return Record(fault, live, struck.hit, _gap_s(here.load.pauses[began:], at_s), settled_s)
+    settled_at_s = here.settle(struck.worker, fault, at_s)
+    still = here.stood_still
+    settled_s = settled_at_s - at_s - still.within(at_s, settled_at_s)
+    return Record(fault, live, struck.hit, _gap_s(here.load.pauses[began:], at_s, still), settled_s)
 
 
-def _gap_s(pauses: Iterable[Pause], at_s: float) -> float:
+def _gap_s(pauses: Iterable[Pause], at_s: float, still: Standstills) -> float:
     """The longest pause that the moment lies in, or that began later."""
-    return max((pause.ended_s - max(pause.began_s, at_s) for pause in pauses if pause.ended_s > at_s), default=0.0)
+    spans = [(max(pause.began_s, at_s), pause.ended_s) for pause in pauses if pause.ended_s > at_s]
+    return max((ended_s - began_s - still.within(began_s, ended_s) for began_s, ended_s in spans), default=0.0)
 
 
 def _environ(folder: Path) -> dict[str, str]:

@@ -21,10 +21,6 @@ class Kind(enum.StrEnum):
     LEAVE = "clean leave (SIGTERM)"
 
 
-DEADLY = frozenset({Kind.KILL, Kind.HANG, Kind.LEAVE})
-"""Those after which a process may have ended."""
-
-
 class Moment(enum.StrEnum):
     """What it happens in the middle of."""
 
@@ -49,6 +45,11 @@ class Fault:
     lasts_s: float
     wakes: bool
     delay_s: float
+
+    @property
+    def is_deadly(self) -> bool:
+        """Whether the process ends by it."""
+        return self.kind in (Kind.KILL, Kind.LEAVE) or (self.kind is Kind.HANG and not self.wakes)
 
 
 def schedule(seed: int, longest_s: float = 3.0) -> Iterator[Fault]:

@@ -1,9 +1,9 @@
 """A worker that can be wounded: at SIGUSR1 its next step finds no memory, at SIGUSR2 its engine fails in it.
 
-    python -m hyperlane.testing.chaos.worker --engine toy|onnx [--step-ms 4] [--load-ms 200] --listen HOST:PORT
+    python -m hyperlane.testing.chaos.worker --engine toy|onnx [--step-ms 4] [--load-ms 200] [--loading FILE] …
 
 Takes the options of `hyperlane worker`. `onnx` is the real engine; `toy` the toy model, which takes no weights, with a
-programmed time for steps and loads. While a stage is being loaded a wound ends the load.
+programmed time for steps and loads. While a stage is being loaded a wound ends the load, and the FILE is there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from hyperlane import config, node
 from hyperlane.cluster import machine
@@ -87,9 +89,22 @@ def main() -> None:
             wounds.feel()
             progress(report)
 
-        return WoundedEngine(room.build(spec, source, felt), wounds)
+        with _shown(options.loading):
+            return WoundedEngine(room.build(spec, source, felt), wounds)
 
     node.run_worker(settings, replace(room, build=build))
+
+
+@contextmanager
+def _shown(file: Path | None) -> Iterator[None]:
+    """A file is there as long as the block lasts."""
+    if file is not None:
+        file.touch()
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.unlink(missing_ok=True)
 
 
 def _options() -> tuple[argparse.Namespace, list[str]]:
@@ -97,6 +112,7 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--engine", choices=("toy", "onnx"), default="toy")
     parser.add_argument("--step-ms", type=float, default=0.0)
     parser.add_argument("--load-ms", type=float, default=0.0)
+    parser.add_argument("--loading", type=Path)
     parser.add_argument("--announce", action="store_true")
     return parser.parse_known_args()
 
