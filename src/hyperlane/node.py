@@ -39,6 +39,7 @@ from hyperlane.cluster.planner.facts import Objective
 from hyperlane.cluster.planning import Outlook, Planning, Wishes
 from hyperlane.cluster.precisions import Wire
 from hyperlane.cluster.profile.cluster import ClusterProfiler
+from hyperlane.cluster.profile.pairs import head_end
 from hyperlane.cluster.report import Progress, Report, silent
 from hyperlane.cluster.trust import opening
 from hyperlane.cluster.trust.head_trust import HeadTrust
@@ -239,7 +240,8 @@ class _Cluster:
         layers = self._local.named(config.layers)
         wishes = Wishes(Objective(config.optimize), config.uses_all, layers, Wire(config.wire))
         here, again = machine_hash(opening.machine_of(config.paths)), config.measure == "again"
-        self._profiler = ClusterProfiler(self._identity.head, here, again=again) if config.measure != "never" else None
+        ends = head_end(here, machine.host_id(here))
+        self._profiler = ClusterProfiler(self._identity.head, ends, again=again) if config.measure != "never" else None
         return Planning(wishes, self._profiler, self._report)
 
     async def outlook(self, crew: Crew) -> Outlook:

@@ -37,7 +37,7 @@ def plan_table(plan: Plan) -> str:
             human_bytes(stage.kv_bytes),
             human_bytes(stage.workspace_bytes),
             human_bytes(stage.worker.memory_free),
-            str(precision) if stage is not plan.stages[-1] else "candidates",
+            f"{precision}{_where(plan, stage.index)}" if stage is not plan.stages[-1] else "candidates",
         )
         for stage, precision in zip(plan.stages, plan.precisions[1:], strict=True)
     ]
@@ -55,8 +55,17 @@ def plan_line(plan: Plan) -> str:
 
 def carried_line(plan: Plan) -> str:
     """What the links between stages carry, in one line; empty where there are none."""
-    links = [f"{stage.index} → {stage.index + 1} {plan.precisions[stage.index + 1]}" for stage in plan.stages[:-1]]
+    links = [
+        f"{stage.index} → {stage.index + 1} {plan.precisions[stage.index + 1]}{_where(plan, stage.index)}"
+        for stage in plan.stages[:-1]
+    ]
     return "links between stages: " + ", ".join(links) if links else ""
+
+
+def _where(plan: Plan, index: int) -> str:
+    """Behind a link from that stage to the next one: whether it stays on one machine."""
+    here, following = plan.stages[index].worker, plan.stages[index + 1].worker
+    return " (same machine)" if here.shares_host_with(following) else ""
 
 
 def prediction_line(plan: Plan) -> str:
@@ -135,7 +144,7 @@ def nodes_table(status: HeadStatus) -> str:
 
 def paths_table(status: HeadStatus) -> str:
     """Round trip and bandwidth of what was measured between nodes, the running plan's links first."""
-    head = ("from", "to", "address", "round trip", "bandwidth", "in plan")
+    head = ("from", "to", "address", "round trip", "bandwidth", "over", "in plan")
     rows = [
         (
             link.source,
@@ -143,6 +152,7 @@ def paths_table(status: HeadStatus) -> str:
             str(link.address),
             f"{link.rtt_us / 1000:.2f} ms",
             f"{human_bytes(link.bytes_per_s)}/s",
+            "same machine" if link.same_machine else "network",
             "yes" if link.in_plan else "no",
         )
         for link in sorted(status.links, key=lambda link: not link.in_plan)

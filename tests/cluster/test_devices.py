@@ -60,7 +60,8 @@ def test_one_command_and_one_token_make_two_nodes_of_one_host(tmp_path, tiny_mod
             workers = [stage["worker"] for stage in there["plan"]["stages"]]
             assert [one["name"].partition("/")[2] for one in workers] == ["cpu", "cpu-2"]
             assert len({one["node"] for one in workers}) == 2
-            assert len({one["machine"] for one in workers}) == 1
+            assert len({(one["machine"], one["host"]) for one in workers}) == 1
+            assert all(one["host"] for one in workers)
             assert Address.parse(ready[1][3]).port == Address.parse(ready[0][3]).port + 2
             program.signal_group(signal.SIGINT)
             assert program.wait() == 130, program.stderr

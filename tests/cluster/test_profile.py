@@ -15,6 +15,7 @@ from hyperlane.cluster.planner.facts import HEAD
 from hyperlane.cluster.profile.cluster import ClusterProfiler
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.profile.messages import PathOrder
+from hyperlane.cluster.profile.pairs import head_end
 from hyperlane.cluster.profile.shape import ProfileShape
 from hyperlane.cluster.report import silent
 from hyperlane.cluster.worker_client import WorkerClient
@@ -115,7 +116,7 @@ async def measured(addresses, shape):
     progress = []
     try:
         nodes = [Node(client, (await client.describe()).facts) for client in clients]
-        profiler = ClusterProfiler(HEAD_ID, nodes[0].facts.machine)
+        profiler = ClusterProfiler(HEAD_ID, head_end(nodes[0].facts.machine, nodes[0].facts.host))
         found = await profiler.measure(nodes, shape, progress.append)
         asked = len(progress)
         again = await profiler.measure(nodes, shape, progress.append)

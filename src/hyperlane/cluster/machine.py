@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NETWORK = Path("/proc/self/ns/net")
 _CGROUP = Path("/sys/fs/cgroup")
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -26,6 +27,30 @@ def machine_id() -> str:
     except OSError:
         facts = f"{platform.node()} {uuid.getnode():x}"
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def host_id(machine_hash: str) -> str:
+    """The same for processes that reach each other over loopback: one machine, one boot, one network namespace.
+
+    `machine_hash`: what tells the machine from others. Disks that were copied, and containers with a network of their
+    own, differ in the rest; where the system does not say that, the machine has to do.
+    """
+    said = f"{machine_hash}\0{_text(_BOOT_ID)}\0{_namespace()}"
+    return hashlib.sha256(b"hyperlane host\0" + said.encode()).hexdigest()[:16]
+
+
+def _namespace() -> str:
+    try:
+        return str(_NETWORK.stat().st_ino)
+    except OSError:
+        return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

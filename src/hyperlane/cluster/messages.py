@@ -233,6 +233,8 @@ def describe_to(worker: WorkerFacts, *, holds_model: bool, share_port: int = 0) 
         hosts=worker.hosts,
         cores=worker.cores,
         share_port=share_port,
+        host=worker.host,
+        pool_free=worker.pool_free,
     )
 
 
@@ -257,6 +259,8 @@ def describe_from(message: pb.DescribeResponse, control: Address) -> WorkerFacts
         cluster=message.cluster,
         hosts=tuple(message.hosts[:MAX_HOSTS]),
         cores=message.cores,
+        host=message.host,
+        pool_free=message.pool_free,
     )
 
 

@@ -39,9 +39,9 @@ class ProportionalPlanner:
 
 
 def shares(workers: Sequence[WorkerFacts]) -> list[int]:
-    """Free bytes of each worker: those that draw on one pool have equal shares of it."""
+    """Free bytes of each worker: those that draw on one pool have equal shares of it, within their own limits."""
     pools = Counter(worker.memory_pool for worker in workers if worker.memory_pool)
-    return [worker.memory_free // pools.get(worker.memory_pool, 1) for worker in workers]
+    return [min(one.memory_free, one.pool_room // pools.get(one.memory_pool, 1)) for one in workers]
 
 
 def place(cost: StageCost, free: Sequence[int]) -> list[tuple[int, LayerRange]] | None:

@@ -244,7 +244,7 @@ def _dealt(wanted: Wanted, nodes: Sequence[Node], count: int) -> list[Plan]:
         )
     # What workers of one machine have together is shared out among all of them, whichever pipeline they are of.
     alone = [
-        replace(worker, memory_free=share, memory_pool="")
+        replace(worker, memory_free=share, memory_pool="", pool_free=0)
         for worker, share in zip(workers, shares(workers), strict=True)
     ]
     groups = dealt([float(worker.memory_free) for worker in alone], count)
@@ -278,9 +278,12 @@ class Names:
         self._owners: dict[str, Address] = {}
 
     def given(self, worker: WorkerFacts) -> WorkerFacts:
-        """The worker, with its host in its name if another one was called so before."""
+        """The worker, with where it is in its name if another one was called so before."""
         owner = self._owners.setdefault(worker.name, worker.control)
-        return worker if owner == worker.control else replace(worker, name=f"{worker.name}@{worker.control.host}")
+        if owner == worker.control:
+            return worker
+        where = worker.control if owner.host == worker.control.host else worker.control.host
+        return replace(worker, name=f"{worker.name}@{where}")
 
 
 def _equal(workers: Sequence[WorkerFacts]) -> ClusterFacts:

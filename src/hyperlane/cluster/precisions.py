@@ -96,8 +96,7 @@ def _suiting(
     source: WorkerFacts, target: WorkerFacts, known: Mapping[tuple[str, str], PathFacts], hidden: int
 ) -> Precision:
     path = known.get((source.name, target.name))
-    here = bool(source.machine) and source.machine == target.machine
-    if path is None or path.loopback or here:
+    if path is None or path.loopback or source.shares_host_with(target):
         return Precision.RAW
     return precision_for(path.bytes_per_s, path.rtt_s, hidden, source.element)
 

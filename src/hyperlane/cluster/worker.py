@@ -71,6 +71,7 @@ class WorkerIdentity:
 
     node: str = ""
     machine: str = ""
+    host: str = ""
     cluster: str = ""
     name: str = ""
 
@@ -249,12 +250,14 @@ class _Worker:
             hyperlane_version=__version__,
             protocol=CONTROL_PROTOCOL,
             runtime_version=device.runtime_version,
-            memory_pool="" if self._setup.memory_limit else device.memory_pool,
+            memory_pool=device.memory_pool,
             node=self._setup.identity.node,
             machine=self._setup.identity.machine,
             cluster=self._setup.identity.cluster,
             hosts=_hosts(self._setup.listen.host),
             cores=usable_cores(),
+            host=self._setup.identity.host,
+            pool_free=device.free_memory() if self._setup.memory_limit else 0,
         )
 
 

@@ -17,7 +17,8 @@ class WorkerFacts:
     `memory_pool`: workers that name the same pool take their memory from one another (one machine's RAM, one GPU's
     memory); empty: a pool of its own. `node` (its id), `machine` (a hash) and `cluster` (the beginning of its id) are
     in hex: who it says it is; empty when it does not. `hosts`: addresses at which its data port may be reached as well.
-    `cores`: those of its machine that it may compute on; 0: not known.
+    `cores`: those of its machine that it may compute on; 0: not known. `host`: the same for workers that reach each
+    other over loopback; empty: not known. `pool_free`: free bytes of the pool, where a limit makes `memory_free` less.
     """
 
     name: str
@@ -38,6 +39,19 @@ class WorkerFacts:
     cluster: str = ""
     hosts: tuple[str, ...] = ()
     cores: int = 0
+    host: str = ""
+    pool_free: int = 0
+
+    @property
+    def pool_room(self) -> int:
+        """Bytes that are free for all workers of its pool together."""
+        return max(self.memory_free, self.pool_free)
+
+    def shares_host_with(self, other: WorkerFacts) -> bool:
+        """Whether a link between the two stays on one machine, as far as they say which they are on."""
+        if self.host and other.host:
+            return self.host == other.host
+        return bool(self.machine) and self.machine == other.machine
 
 
 @dataclass(frozen=True, slots=True)

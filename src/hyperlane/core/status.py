@@ -52,6 +52,7 @@ class LinkStatus:
 
     `source`, `target`: names of workers, or `head`. `address`: the data port that is dialled for it, by the head where
     it is one of the two. `rtt_us`: there and back for a small frame; `bytes_per_s`: from source to target.
+    `same_machine`: both nodes are on one.
     """
 
     source: str
@@ -60,6 +61,7 @@ class LinkStatus:
     rtt_us: float
     bytes_per_s: float
     in_plan: bool = False
+    same_machine: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,10 +29,10 @@ from hyperlane.testing.toy import toy_facts, toy_plan
 def status() -> HeadStatus:
     status = FakeGenerator().status()
     stages = tuple(
-        dataclasses.replace(stage, computed_us=1500.0, overhead_us=40.0, sent_bytes_per_token=2304.0 / (index + 1))
+        replace(stage, computed_us=1500.0, overhead_us=40.0, sent_bytes_per_token=2304.0 / (index + 1))
         for index, stage in enumerate(status.stages)
     )
-    return dataclasses.replace(status, stages=stages, sent_bytes_per_token=76.0)
+    return replace(status, stages=stages, sent_bytes_per_token=76.0)
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_a_status_survives_json(status):
 
 
 def test_a_status_of_several_pipelines_survives_json_and_names_each(status):
-    other = dataclasses.replace(status, ready=False, active=1, losses=2)
-    both = dataclasses.replace(status, replicas=(status, other))
+    other = replace(status, ready=False, active=1, losses=2)
+    both = replace(status, replicas=(status, other))
     assert revive(HeadStatus, json.loads(json.dumps(plain(both)))) == both
     rows = summary.replicas_text(both).splitlines()
     assert rows[1].split()[:2] == ["0", "ready"]
@@ -56,9 +56,9 @@ def test_a_status_of_several_pipelines_survives_json_and_names_each(status):
 
 def test_the_spare_is_named_with_what_it_holds_or_why_there_is_none(status):
     spare = SpareStatus("ready", "local3", Address("127.0.0.1", 7426), ("0-9", "10-19"), 3, "its memory holds 2 of 3")
-    text = summary.status_text(dataclasses.replace(status, spare=spare))
+    text = summary.status_text(replace(status, spare=spare))
     assert "spare: local3 at 127.0.0.1:7426, ready, holds layers 0-9, 10-19 (2 of 3 stages); its memory holds" in text
-    none = dataclasses.replace(status, spare=SpareStatus("none", reason="no worker was left"))
+    none = replace(status, spare=SpareStatus("none", reason="no worker was left"))
     assert "spare: none, no worker was left" in summary.status_text(none)
     planned = SpareStatus("planned", "b", Address("b", 1), ("0-3",), 1)
     assert summary.spare_line(planned) == "spare: b at b:1, planned, would hold layers 0-3 (1 of 1 stages)"
@@ -117,17 +117,33 @@ def test_a_plan_for_people_has_a_row_for_each_stage(status):
 
 def test_each_link_between_stages_is_named_with_what_it_carries():
     raw, int8, int4, _ = Precision
-    plan = dataclasses.replace(toy_plan(toy_facts(), stages=3), precisions=(raw, int8, int4, raw))
+    plan = replace(toy_plan(toy_facts(), stages=3), precisions=(raw, int8, int4, raw))
     assert summary.carried_line(plan) == "links between stages: 0 → 1 int8, 1 → 2 int4"
     assert summary.carried_line(toy_plan(toy_facts(), stages=1)) == ""
     assert [row.split()[-1] for row in summary.plan_table(plan).splitlines()] == ["sends", "int8", "int4", "candidates"]
 
 
+def test_a_link_within_one_machine_is_marked_as_such(status):
+    stages = toy_plan(toy_facts(), stages=3).stages
+    hosts = ("a", "a", "b")
+    placed = (replace(s, worker=replace(s.worker, host=host)) for s, host in zip(stages, hosts, strict=True))
+    plan = replace(toy_plan(toy_facts(), stages=3), stages=tuple(placed))
+    assert summary.carried_line(plan) == "links between stages: 0 → 1 raw (same machine), 1 → 2 raw"
+    assert "raw (same machine)" in summary.plan_table(plan).splitlines()[1]
+    links = (
+        LinkStatus("n0", "n1", Address("127.0.0.1", 1), 40.0, 4e9, True, same_machine=True),
+        LinkStatus("n1", "n2", Address("10.0.0.2", 1), 400.0, 1e8, True),
+    )
+    rows = summary.paths_table(replace(status, links=links)).splitlines()
+    assert ["same machine" in row for row in rows] == [False, True, False]
+    assert "network" in rows[2]
+
+
 def test_predicted_speed_stands_beside_achieved(status):
     said = Prediction(0.01, 1.5, 512, 160.0, 4, 2, 4, (0.004, 0.005))
-    plan = dataclasses.replace(status.plan, prediction=said)
+    plan = replace(status.plan, prediction=said)
     achieved = Achieved(token_s=0.0125, many_rate=150.0, streams=4, ttft_s=0.4, prompt_tokens=100)
-    full = dataclasses.replace(status, plan=plan, achieved=achieved)
+    full = replace(status, plan=plan, achieved=achieved)
     rows = [line.split("  ") for line in summary.speeds_table(full).splitlines()]
     assert [[cell.strip() for cell in row if cell] for row in rows[1:]] == [
         ["one stream", "100.0 tokens/s", "80.0 tokens/s"],
@@ -148,11 +164,11 @@ def test_what_was_not_measured_is_a_dash(status):
 def test_each_measured_path_is_shown_with_its_speed_the_plans_own_first(status):
     there = Address("10.0.0.2", 7421)
     links = (LinkStatus("n0", "n1", there, 800.0, 117e6), LinkStatus("head", "n1", there, 250.0, 12.5e6, in_plan=True))
-    text = summary.status_text(dataclasses.replace(status, links=links))
+    text = summary.status_text(replace(status, links=links))
     rows = [line.split() for line in text.splitlines() if "10.0.0.2:7421" in line]
     assert rows == [
-        ["head", "n1", "10.0.0.2:7421", "0.25", "ms", "11.9", "MiB/s", "yes"],
-        ["n0", "n1", "10.0.0.2:7421", "0.80", "ms", "112", "MiB/s", "no"],
+        ["head", "n1", "10.0.0.2:7421", "0.25", "ms", "11.9", "MiB/s", "network", "yes"],
+        ["n0", "n1", "10.0.0.2:7421", "0.80", "ms", "112", "MiB/s", "network", "no"],
     ]
-    full = dataclasses.replace(status, links=links)
+    full = replace(status, links=links)
     assert revive(HeadStatus, json.loads(json.dumps(plain(full)))) == full

@@ -80,6 +80,17 @@ def test_workers_of_one_machine_share_its_room():
     assert fits_beside(wide, running, workers(0, 1, 2, free=3 * NEEDED, pool="m"))
 
 
+def test_a_limit_holds_beside_the_machines_room():
+    running, pool = plan_of(1), {"pool": "m"}
+    wide = replace(
+        plan_of(3), stages=tuple(replace(s, worker=replace(s.worker, memory_pool="m")) for s in plan_of(3).stages)
+    )
+    limited = [replace(worker, pool_free=3 * NEEDED) for worker in workers(0, 1, 2, free=NEEDED, **pool)]
+    assert fits_beside(wide, running, limited)
+    assert not fits_beside(wide, running, [*limited[:2], replace(limited[2], memory_free=NEEDED - 1)])
+    assert not fits_beside(wide, running, workers(0, 1, 2, free=NEEDED, **pool))
+
+
 def test_what_is_kept_is_the_end_of_the_ring_that_served_in_the_last_pipeline():
     head = order_of(0).spec.epoch.head
     last = Epoch(head, 4)

@@ -112,6 +112,8 @@ WORKER = WorkerFacts(
     protocol=messages.CONTROL_PROTOCOL,
     runtime_version="1.31.1",
     memory_pool="abc",
+    host="0123456789abcdef",
+    pool_free=12 << 30,
 )
 SPEC = StageSpec(
     model=ModelFacts("m", "llama", "0" * 64, 4, 8, 1, 1, 8, 8, 99, 64, 1e-5, RopeFacts(1e4, 8), True),

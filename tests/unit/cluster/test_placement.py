@@ -45,6 +45,11 @@ def worker(index: int, free: int, pool: str = "") -> WorkerFacts:
     )
 
 
+def test_workers_of_one_pool_share_it_each_within_its_own_limit():
+    pool = [replace(worker(0, 10, "ram"), pool_free=40), replace(worker(1, 30, "ram"), pool_free=40), worker(2, 7)]
+    assert shares(pool) == [10, 20, 7]
+
+
 def taken(cost: StageCost, first: int, last: int) -> int:
     weights = sum(cost.layer_weights[first:last])
     ends = (cost.embedding if first == 0 else 0) + (cost.output if last == len(cost.layer_weights) else 0)

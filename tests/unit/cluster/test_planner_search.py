@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import hyperlane
 from hyperlane.cluster.planner import search
 from hyperlane.cluster.planner.chain import OneOrder
-from hyperlane.cluster.planner.facts import ClusterFacts, MemoryPool, Objective
+from hyperlane.cluster.planner.facts import ClusterFacts, MemoryPool, Objective, pools_of
 from hyperlane.cluster.planner.optimum import optimum
 from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 from hyperlane.cluster.planner.problem import Problem
@@ -104,6 +105,12 @@ def test_workers_that_share_memory_hold_no_more_than_it_has(objective):
 def test_a_pool_has_what_the_least_of_its_workers_sees():
     facts = made_up_cluster([Machine(1.0, free=9 * GIB, pool="a"), Machine(1.0, free=8 * GIB, pool="a"), Machine(1.0)])
     assert facts.pools == (MemoryPool(8 * GIB, ("n0", "n1")),)
+
+
+def test_limits_of_workers_do_not_make_their_pool_smaller_nor_count_it_twice():
+    facts = made_up_cluster([Machine(1.0, free=6 * GIB, pool="a")] * 2)
+    limited = [replace(worker, pool_free=8 * GIB) for worker in facts.workers]
+    assert pools_of(limited) == (MemoryPool(8 * GIB, ("n0", "n1")),)
 
 
 @calm

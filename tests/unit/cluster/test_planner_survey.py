@@ -342,3 +342,19 @@ def test_layers_that_are_asked_for_win_the_table_and_the_reason_has_what_the_bes
     assert re.match(r"as --layers asks; on n0( and n1)? (a token|many streams) would", survey.why)
     with pytest.raises(ConfigError, match="no worker"):
         KnapsackPartitioner(objective).survey(facts, workload(), layers=["n7=0:32"])
+
+
+def test_hops_within_a_machine_are_marked_and_cost_what_was_measured():
+    facts = cluster(FAST, MIDDLE, SLOW)
+    paths = [replace(path, loopback={path.source, path.target} == {"n0", "n1"}) for path in facts.paths]
+    survey = KnapsackPartitioner().survey(replace(facts, paths=tuple(paths)), workload())
+    stages = {stage.worker: stage for stage in survey.candidates[-1].best.stages}
+    order = [stage.worker for stage in survey.candidates[-1].best.stages]
+    following = dict(zip(order, [*order[1:], "head"], strict=True))
+    assert {name for name, stage in stages.items() if stage.same_machine} == {
+        name for name in order if {name, following[name]} == {"n0", "n1"}
+    }
+    assert any(stage.same_machine for stage in survey.winner.best.stages)
+    assert "ms, same machine" in survey_text(survey)
+    unmarked = KnapsackPartitioner().survey(facts, workload())
+    assert [s.hop_s for s in unmarked.winner.best.stages] == [s.hop_s for s in survey.winner.best.stages]

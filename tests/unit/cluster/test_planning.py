@@ -193,6 +193,12 @@ def test_machines_of_one_name_are_told_apart_for_good():
     assert [names.given(worker).name for worker in (same, one)] == ["n0@10.0.0.7", "n0"]
 
 
+def test_workers_of_one_name_on_one_machine_are_told_apart_by_their_ports():
+    names, worker = Names(), made_up_cluster([FAST]).workers[0]
+    twins = [replace(worker, name="box/cpu", control=Address("10.0.0.7", port)) for port in (7420, 7520)]
+    assert [names.given(one).name for one in twins] == ["box/cpu", "box/cpu@10.0.0.7:7520"]
+
+
 def test_no_worker_is_said():
     with pytest.raises(DoesNotFit, match="no worker"):
         asyncio.run(Planning(Wishes()).now(WANTED, []))

@@ -52,6 +52,16 @@ def test_each_link_has_its_own_precision_and_the_heads_links_are_raw():
     assert made.precisions == (RAW, INT8, INT4, RAW)
 
 
+def test_within_a_machine_nothing_is_packed_and_a_machine_is_told_by_its_host():
+    slow = [path(0, 1, 50), path(1, 2, 50)]
+    hosts = ("a", "a", "b")
+    stages = (
+        replace(stage, worker=replace(stage.worker, machine="same image", host=host))
+        for stage, host in zip(PLAN.stages, hosts, strict=True)
+    )
+    assert with_precisions(replace(PLAN, stages=tuple(stages)), Wire.AUTO, slow).precisions == (RAW, RAW, INT4, RAW)
+
+
 def test_a_family_that_loses_much_by_int4_has_it_only_when_asked():
     gemma = replace(PLAN, model=replace(PLAN.model, family="gemma3"))
     assert with_precisions(gemma, Wire.AUTO, [path(0, 1, 50)]).precisions == (RAW, INT8, RAW, RAW)

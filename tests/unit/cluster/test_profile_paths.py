@@ -11,6 +11,7 @@ from hyperlane.cluster.planner.facts import HEAD
 from hyperlane.cluster.profile import paths
 from hyperlane.cluster.profile.measured import Node
 from hyperlane.cluster.profile.messages import PathOrder, PathResult
+from hyperlane.cluster.profile.pairs import head_end
 from hyperlane.cluster.profile.paths import FAILURE_KEPT_S, KEPT_S, PathBook
 from hyperlane.cluster.report import silent
 from hyperlane.core import Address, HeadId, NodeId
@@ -29,7 +30,7 @@ class World:
     def __init__(self, monkeypatch) -> None:
         self.now_s, self.asked, self.dead, self.busy = 0.0, [], set(), set()
         monkeypatch.setattr(paths, "measure_path", self.from_head)
-        self.book = PathBook(HEAD_ID, "m0", lambda: self.now_s)
+        self.book = PathBook(HEAD_ID, head_end("m0"), lambda: self.now_s)
 
     def from_head(self, address: Address, head: HeadId, tls: object, *, both_ways: bool) -> PathCost:
         assert both_ways
@@ -139,3 +140,15 @@ def test_a_worker_that_listens_on_loopback_alone_is_no_neighbour_of_another_mach
     facts, _ = world.measure(world.node(1, machine=0), world.node(2, hosts=("10.0.0.2",)))
     assert ("w2", "w1") not in {(path.source, path.target) for path in facts}
     assert ("w1", "w2") in {(path.source, path.target) for path in facts}
+
+
+def test_whether_a_path_leaves_the_machine_is_told_by_its_host_and_not_by_an_address(world):
+    world.book = PathBook(HEAD_ID, head_end("m0", "h0"), lambda: world.now_s)
+    card = ("10.0.0.1", "10.0.0.2")
+    nodes = [world.node(n, machine=0, hosts=(card[n - 1],)) for n in (1, 2)]
+    nodes = [replace(node, facts=replace(node.facts, host="h0")) for node in nodes]
+    world.dead = {"127.0.0.1"}  # they listen on their network's addresses alone
+    assert all(path.loopback for path in world.measure(*nodes)[0])
+    elsewhere = [nodes[0], replace(nodes[1], facts=replace(nodes[1].facts, host="h1", name="w3"))]
+    away = {(path.source, path.target) for path in world.measure(*elsewhere)[0] if not path.loopback}
+    assert away == {(HEAD, "w3"), ("w3", HEAD), ("w1", "w3"), ("w3", "w1")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hyperlane.cluster.pipelines.claims import Claims
-from hyperlane.cluster.planner.spare import Sparing, best_sparing, held_by, spare_of
+from hyperlane.cluster.planner.spare import Sparing, best_sparing, held_by, room_beside, spare_of
 from hyperlane.core import Address
 from hyperlane.testing.toy import toy_facts, toy_plan
 
@@ -80,6 +80,14 @@ def test_memory_that_the_plan_takes_of_the_same_machine_is_not_free_for_the_spar
     plan = plan_of(0, 1, 2)
     here = replace(plan, stages=tuple(replace(s, worker=replace(s.worker, memory_pool="m")) for s in plan.stages))
     assert spare_of([here], [worker(3, free=600, pool="m"), worker(4, free=100)]).name == "n4"
+
+
+def test_a_spare_holds_no_more_than_its_limit_and_what_its_machine_has_left():
+    plan = plan_of(0, 1, 2)
+    here = replace(plan, stages=tuple(replace(s, worker=replace(s.worker, memory_pool="m")) for s in plan.stages))
+    limited = replace(worker(3, free=600, pool="m"), pool_free=1000)
+    assert room_beside([here], limited) == 400
+    assert room_beside([here], replace(limited, memory_free=150)) == 150
 
 
 def test_the_worker_is_spared_whose_absence_costs_least():

@@ -15,7 +15,7 @@ from hyperlane.cluster.discovery.machine_hash import machine_hash
 from hyperlane.cluster.discovery.probe import DescribeProbe
 from hyperlane.cluster.discovery.scout import Scout, ScoutOptions
 from hyperlane.cluster.discovery.watch import MdnsWatch
-from hyperlane.cluster.machine import is_loopback
+from hyperlane.cluster.machine import host_id, is_loopback
 from hyperlane.cluster.membership import Claim, MemberId
 from hyperlane.cluster.messages import CONTROL_PROTOCOL
 from hyperlane.cluster.trust.door import Arrival
@@ -40,7 +40,8 @@ def identity_of(paths: Paths, trust: WorkerTrust | None) -> WorkerIdentity:
     machine = machine_of(paths)
     node = node_identity(trust_folder(paths), machine)
     cluster = short_cluster(trust.credentials.cluster) if trust is not None else ""
-    return WorkerIdentity(node.hex(), machine_hash(machine), cluster)
+    hashed = machine_hash(machine)
+    return WorkerIdentity(node.hex(), hashed, host_id(hashed), cluster)
 
 
 # --- a worker ------------------------------------------------------------------------------------------------

@@ -205,4 +205,6 @@ class Crew:
 def with_own(present: Present) -> Node:
     """A worker as a planner should count it: what its present stages take is free for the next ones."""
     facts = present.node.facts
-    return replace(present.node, facts=replace(facts, memory_free=facts.memory_free + present.held_bytes))
+    pool = facts.pool_free + present.held_bytes if facts.pool_free else 0
+    now = replace(facts, memory_free=facts.memory_free + present.held_bytes, pool_free=pool)
+    return replace(present.node, facts=now)

@@ -56,16 +56,22 @@ def fits_beside(plan: Plan, running: Plan, workers: Sequence[WorkerFacts]) -> bo
     held = set(_places(running))
     free: dict[str, int] = {}
     for worker in workers:
-        # Workers of one pool see the same free bytes.
-        free[_pool(worker)] = max(free.get(_pool(worker), 0), worker.memory_free)
+        # Workers of one pool see the same free bytes, each as far as its own limit lets it.
+        free[_pool(worker)] = max(free.get(_pool(worker), 0), worker.pool_room)
+        free[_own(worker)] = worker.memory_free
     for stage, place in zip(plan.stages, _places(plan), strict=True):
         if place not in held:
-            free[_pool(stage.worker)] = free.get(_pool(stage.worker), 0) - _bytes(stage)
+            for room in (_pool(stage.worker), _own(stage.worker)):
+                free[room] = free.get(room, 0) - _bytes(stage)
     return all(left >= 0 for left in free.values())
 
 
 def _pool(worker: WorkerFacts) -> str:
-    return worker.memory_pool or str(worker.control)
+    return f"pool {worker.memory_pool or worker.control}"
+
+
+def _own(worker: WorkerFacts) -> str:
+    return f"worker {worker.control}"
 
 
 def _places(plan: Plan) -> list[tuple[Address, int, int]]:

@@ -26,7 +26,7 @@ class StageForecast:
     """One stage. `decode_s`: computing one token of one stream; `hop_s`: from it to the next node of the ring.
 
     Bytes: of weights, KV arena and workspace; `process_bytes`: of the process without them; `free_bytes`: what is left
-    of the worker's memory, or of its pool's.
+    of the worker's memory, or of its pool's. `same_machine`: the hop leaves none.
     """
 
     worker: str
@@ -38,6 +38,7 @@ class StageForecast:
     workspace_bytes: int
     process_bytes: int
     free_bytes: int
+    same_machine: bool = False
 
     @property
     def used_bytes(self) -> int:
@@ -126,6 +127,7 @@ def pipeline_of(problem: Problem, layout: Layout, streams: int | None = None) ->
             workspace_bytes=problem.workload.cost.workspace,
             process_bytes=problem.facts.devices[share.worker].process_bytes,
             free_bytes=problem.free_after(layout, share.worker),
+            same_machine=problem.stays_on_one_machine(share.worker, following),
         )
         for share, following in zip(layout, ends[1:], strict=True)
         for weights, kv in [problem.stage_bytes(share)]

@@ -202,7 +202,7 @@ def pools_of(workers: Sequence[WorkerFacts]) -> tuple[MemoryPool, ...]:
     shared = Counter(worker.memory_pool for worker in workers if worker.memory_pool)
     return tuple(
         MemoryPool(
-            min(worker.memory_free for worker in workers if worker.memory_pool == pool),
+            min(worker.pool_room for worker in workers if worker.memory_pool == pool),
             tuple(worker.name for worker in workers if worker.memory_pool == pool),
         )
         for pool, count in shared.items()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperlane.cluster.planner.budget import Budget, Numbers, Shared, Use
-from hyperlane.cluster.planner.facts import ClusterFacts, Workload
+from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, Workload
 from hyperlane.cluster.planner.frame_cost import FrameCost, Shape, decode_shape
 from hyperlane.cluster.planner.layout import Layout, Share, links_of
 from hyperlane.cluster.planner.predict import Predictor
@@ -75,6 +75,12 @@ class Problem:
     def is_linked(self, layout: Layout) -> bool:
         """Whether there is a path for every link of its ring."""
         return math.isfinite(self.ring_of_one_token().of(layout))
+
+    def stays_on_one_machine(self, source: int, target: int) -> bool:
+        """Whether the link between two ends, the head's number behind the workers', leaves no machine."""
+        names = (*self.facts.names, HEAD)
+        pair = (names[source], names[target])
+        return any(path.loopback for path in self.facts.paths if (path.source, path.target) == pair)
 
     def stage_bytes(self, share: Share) -> tuple[int, int]:
         """Bytes of a stage's weights and of its KV arena."""

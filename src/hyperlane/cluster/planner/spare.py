@@ -73,11 +73,11 @@ def needed_bytes(stage: StagePlan) -> int:
 
 def room_beside(plans: Sequence[Plan], worker: WorkerFacts) -> int:
     """Bytes that are left for a worker outside the plans when these are loaded; its memory is as before that."""
-    free = worker.memory_free
-    if worker.memory_pool:
-        stages = [stage for plan in plans for stage in plan.stages]
-        free -= sum(needed_bytes(stage) for stage in stages if stage.worker.memory_pool == worker.memory_pool)
-    return max(0, free)
+    if not worker.memory_pool:
+        return worker.memory_free
+    stages = [stage for plan in plans for stage in plan.stages]
+    taken = sum(needed_bytes(stage) for stage in stages if stage.worker.memory_pool == worker.memory_pool)
+    return max(0, min(worker.memory_free, worker.pool_room - taken))
 
 
 def _held_bytes(plans: Sequence[Plan], worker: WorkerFacts) -> int:

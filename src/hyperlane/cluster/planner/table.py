@@ -48,7 +48,7 @@ def memory_text(pipeline: PipelineForecast) -> str:
             stage.worker,
             str(stage.layers),
             f"{stage.decode_s * 1e3:.2f} ms",
-            f"{stage.hop_s * 1e3:.2f} ms",
+            f"{stage.hop_s * 1e3:.2f} ms{', same machine' if stage.same_machine else ''}",
             human_bytes(stage.weight_bytes),
             human_bytes(stage.kv_bytes),
             human_bytes(stage.workspace_bytes),

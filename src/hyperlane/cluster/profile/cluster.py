@@ -11,7 +11,7 @@ from itertools import pairwise
 from hyperlane.cluster.planner.facts import HEAD, ClusterFacts, DeviceCost, HeadCost, PathFacts, SharedCores, pools_of
 from hyperlane.cluster.profile.head_cost import measure_head
 from hyperlane.cluster.profile.measured import Measured, Node, Route, dialled
-from hyperlane.cluster.profile.pairs import machine_of
+from hyperlane.cluster.profile.pairs import End, machine_of
 from hyperlane.cluster.profile.paths import PathBook
 from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
 from hyperlane.cluster.report import Progress, Report
@@ -32,9 +32,9 @@ _Kind = tuple[str | int, ...]
 class ClusterProfiler:
     """Remembers paths and the head's cost; devices are remembered by their workers."""
 
-    def __init__(self, head: HeadId, machine: str, *, again: bool = False) -> None:
-        """`machine`: the hash that this machine's own workers say. `again`: each device is measured anew, once."""
-        self._paths = PathBook(head, machine)
+    def __init__(self, head: HeadId, here: End, *, again: bool = False) -> None:
+        """`here`: the head as an end of paths. `again`: each device is measured anew, once."""
+        self._paths = PathBook(head, here)
         self._again = again
         self._measured: set[str] = set()
         self._head_costs: dict[int, HeadCost] = {}
@@ -135,7 +135,8 @@ def links_of(paths: Sequence[PathFacts], routes: Sequence[Route]) -> tuple[LinkS
         ends = (HEAD, path.source) if path.target == HEAD else (path.source, path.target)
         address = dialled(routes, *ends)
         if address is not None:
-            found.append(LinkStatus(path.source, path.target, address, path.rtt_s * 1e6, path.bytes_per_s))
+            times = (path.rtt_s * 1e6, path.bytes_per_s)
+            found.append(LinkStatus(path.source, path.target, address, *times, same_machine=path.loopback))
     return tuple(found)
 
 

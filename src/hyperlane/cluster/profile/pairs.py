@@ -20,10 +20,15 @@ REFERENCE_BYTES = 16 << 10
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of paths: a worker, or the head. `machine`: ends with the same one share its loopback interface."""
+    """One end of paths: a worker, or the head.
+
+    `machine`: ends with the same one disturb each other's measurements. `host`: those with the same one share a
+    loopback interface; empty: not known, then the machine says that too.
+    """
 
     name: str
     machine: str
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,9 @@ class Pair:
 
     @property
     def is_local(self) -> bool:
-        """Whether both ends are on one machine."""
+        """Whether both ends are on one machine, and reach each other there."""
+        if self.source.host and self.target.host:
+            return self.source.host == self.target.host
         return self.source.machine == self.target.machine
 
 
@@ -83,6 +90,11 @@ def best(results: Iterable[PathResult]) -> PathResult | None:
     return min(able, key=lambda one: one.rtt_s / 2 + REFERENCE_BYTES / one.bytes_per_s, default=None)
 
 
-def head_end(machine: str) -> End:
+def head_end(machine: str, host: str = "") -> End:
     """The head, as an end of paths."""
-    return End(HEAD, machine)
+    return End(HEAD, machine, host)
+
+
+def worker_end(worker: WorkerFacts) -> End:
+    """A worker, as an end of paths."""
+    return End(worker.name, machine_of(worker), worker.host)

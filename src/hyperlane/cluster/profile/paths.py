@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyperlane.cluster.machine import is_loopback
 from hyperlane.cluster.planner.facts import HEAD, PathFacts
 from hyperlane.cluster.profile import pairs
 from hyperlane.cluster.profile.measured import Node, Route
@@ -46,11 +45,11 @@ class _Found:
 
 
 class PathBook:
-    """Paths by pair of ends. `machine`: what the head's own workers say of theirs."""
+    """Paths by pair of ends. `here`: the head."""
 
-    def __init__(self, head: HeadId, machine: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, head: HeadId, here: End, clock: Callable[[], float] = time.monotonic) -> None:
         self._head = head
-        self._machine = machine
+        self._here = here
         self._clock = clock
         self._known: dict[_Key, _Found] = {}
 
@@ -60,8 +59,8 @@ class PathBook:
         No machine takes part in two measurements at once. A pair that cannot be measured is left out, and said so.
         """
         by_name = {node.facts.name: node for node in nodes}
-        ends = [End(node.facts.name, pairs.machine_of(node.facts)) for node in nodes]
-        every = pairs.pairs_of(pairs.head_end(self._machine), ends)
+        ends = [pairs.worker_end(node.facts) for node in nodes]
+        every = pairs.pairs_of(self._here, ends)
         missing = [pair for pair in every if not self._is_known(pair, by_name)]
         done = 0
         for together in pairs.rounds(_one_of_each_machine(missing, by_name)):
@@ -122,7 +121,7 @@ class PathBook:
     def _facts(self, every: Sequence[Pair], nodes: Mapping[str, Node]) -> tuple[PathFacts, ...]:
         facts = []
         for pair, result, back in self._found(every, nodes):
-            source, target, local = pair.source.name, pair.target.name, is_loopback(result.target.host)
+            source, target, local = pair.source.name, pair.target.name, pair.is_local
             facts.append(PathFacts(source, target, result.rtt_s, result.bytes_per_s, local))
             if source == HEAD:
                 facts.append(PathFacts(target, HEAD, result.rtt_s, back, local))
@@ -156,7 +155,11 @@ def _one_of_each_machine(missing: Sequence[Pair], nodes: Mapping[str, Node]) -> 
 
 
 def _stands_for(one: Pair, other: Pair, nodes: Mapping[str, Node]) -> bool:
-    if HEAD in (one.source.name, other.source.name) or one.source.machine != other.source.machine:
+    if HEAD in (one.source.name, other.source.name) or _place(one) != _place(other):
         return False
     names = {one.source.name, one.target.name, other.source.name, other.target.name}
     return one.is_local and other.is_local and all(nodes[name].client.node is None for name in names)
+
+
+def _place(pair: Pair) -> tuple[str, str]:
+    return pair.source.machine, pair.source.host
