@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from hyperlane.errors import NotTrusted
+from hyperlane.files import OWNER, replace_file
 
 MAX_FILE_BYTES = 1 << 22
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -35,18 +36,7 @@ def write_private(path: Path, data: bytes) -> None:
         OSError: the folder is not there or cannot be written.
 
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.unlink(missing_ok=True)
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    replace_file(path, data, OWNER)
 
 
 def read_private(path: Path) -> bytes | None:
