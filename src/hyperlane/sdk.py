@@ -36,6 +36,15 @@ Message = ChatMessage | Mapping[str, str]
 """A turn of a conversation: a ChatMessage, or {"role": …, "content": …}."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Limits:
+    """Where an answer ends."""
+
+    max_tokens: int | None
+    stop: str | Sequence[str]
+    timeout: float | None
+
+
 class AutoDistributedModel:
     """A model that is loaded and ready, over workers of this machine or others. Thread-safe; close it, or use `with`.
 
@@ -78,22 +87,35 @@ class AutoDistributedModel:
         return cls(start_serving(chosen, report or silent, looking=looking))
 
     def generate(
-        self, prompt: str, *, max_tokens: int | None = None, stop: str | Sequence[str] = (), **sampling: object
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        timeout: float | None = None,
+        **sampling: object,
     ) -> Answer:
-        """Continue a text.
+        """Continue a text. `timeout`: seconds until the answer must be complete, its waiting included; None: no limit.
 
         Raises:
+            DeadlineExceeded: it was not; `stream` shows what there was of it.
             InvalidRequest: an option is unknown or out of range, or the prompt does not fit.
             PipelineLost: a worker was lost.
 
         """
-        return self.stream(prompt, max_tokens=max_tokens, stop=stop, **sampling).read()
+        return self.stream(prompt, max_tokens=max_tokens, stop=stop, timeout=timeout, **sampling).read()
 
     def stream(
-        self, prompt: str, *, max_tokens: int | None = None, stop: str | Sequence[str] = (), **sampling: object
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        timeout: float | None = None,
+        **sampling: object,
     ) -> TextStream:
         """Continue a text, piece by piece. Raises as `generate`, at once or while it is iterated."""
-        return self._submit(self.service.encode(prompt), max_tokens, stop, sampling)
+        return self._submit(self.service.encode(prompt), _Limits(max_tokens, stop, timeout), sampling)
 
     def chat(
         self,
@@ -101,10 +123,11 @@ class AutoDistributedModel:
         *,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
+        timeout: float | None = None,
         **sampling: object,
     ) -> Answer:
         """Answer a conversation with the model's own chat template. Raises as `generate`."""
-        return self.chat_stream(messages, max_tokens=max_tokens, stop=stop, **sampling).read()
+        return self.chat_stream(messages, max_tokens=max_tokens, stop=stop, timeout=timeout, **sampling).read()
 
     def chat_stream(
         self,
@@ -112,11 +135,12 @@ class AutoDistributedModel:
         *,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
+        timeout: float | None = None,
         **sampling: object,
     ) -> TextStream:
         """Answer a conversation, piece by piece. Raises as `generate`, at once or while it is iterated."""
         prompt = self.service.encode_chat([_message(message) for message in messages])
-        return self._submit(prompt, max_tokens, stop, sampling)
+        return self._submit(prompt, _Limits(max_tokens, stop, timeout), sampling)
 
     async def agenerate(self, prompt: str, **options: Any) -> Answer:  # noqa: ANN401 (those of generate)
         """`generate` for a coroutine: the event loop goes on meanwhile."""
@@ -161,16 +185,19 @@ class AutoDistributedModel:
     def _submit(
         self,
         prompt: tuple[int, ...],
-        max_tokens: int | None,
-        stop: str | Sequence[str],
+        limits: _Limits,
         sampling: Mapping[str, object],
     ) -> TextStream:
+        stop, timeout = limits.stop, limits.timeout
+        if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
+            raise InvalidRequest("timeout is a number of seconds, more than 0", param="timeout")
         request = GenerationRequest(
             request_id=uuid.uuid4().hex,
             prompt=prompt,
             sampling=sampling_params(sampling),
-            max_tokens=max_tokens,
+            max_tokens=limits.max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            timeout_s=timeout,
         )
         return TextStream(self.service.submit(request))
 

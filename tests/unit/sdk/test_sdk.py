@@ -143,3 +143,16 @@ def test_the_context_manager_closes_the_serving(service):
     with AutoDistributedModel(serving) as model:
         assert model.plan.stages[1].layers.last == model.status().plan.model.layers
     assert serving.closed
+
+
+def test_an_answer_may_be_given_a_time(model, service):
+    model.generate("Why?", timeout=2.5)
+    model.chat([{"role": "user", "content": "Why?"}], timeout=3)
+    list(model.stream("Why?"))
+    assert [request.timeout_s for request in service.requests] == [2.5, 3, None]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "soon"])
+def test_a_time_that_is_none_is_refused(model, timeout):
+    with pytest.raises(InvalidRequest, match="number of seconds"):
+        model.generate("Why?", timeout=timeout)
