@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from hyperlane.answer import Answer
-from hyperlane.core import HeadStatus, Plan, SpareStatus
+from hyperlane.core import Endings, HeadStatus, Plan, Refusals, SpareStatus
 from hyperlane.plain import Plain, plain
 
 
@@ -205,8 +206,9 @@ def status_text(status: HeadStatus) -> str:
     """All that `hyperlane status` shows."""
     load = f"{status.active} of {status.slots} slots busy, {status.queued} waiting"
     counts = (
-        f"{status.requests_admitted} requests admitted, {status.requests_ended} ended, "
-        f"{status.requests_refused} refused; {status.prompt_tokens} prompt and {status.completion_tokens} answer tokens"
+        f"{status.requests_admitted} requests admitted, {status.requests_ended} ended{_by_reason(status.endings)}, "
+        f"{status.requests_refused} refused{_by_reason(status.refusals)}; {status.prompt_tokens} prompt and "
+        f"{status.completion_tokens} answer tokens"
     )
     if status.losses:
         counts += f"; {status.losses} pipeline(s) lost, their requests went on with the next one"
@@ -232,6 +234,13 @@ def status_text(status: HeadStatus) -> str:
             *(["", paths_table(status)] if status.links else []),
         )
     )
+
+
+def _by_reason(counts: Endings | Refusals) -> str:
+    """Those that happened, in brackets; empty when none did."""
+    found = [(reason.name.replace("_", " "), getattr(counts, reason.name)) for reason in fields(counts)]
+    said = ", ".join(f"{count} {name}" for name, count in found if count)
+    return f" ({said})" if said else ""
 
 
 def answer_line(answer: Answer) -> str:

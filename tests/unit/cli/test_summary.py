@@ -10,12 +10,14 @@ from hyperlane.answer import Answer
 from hyperlane.core import (
     Achieved,
     Address,
+    Endings,
     Finished,
     FinishReason,
     HeadStatus,
     LinkStatus,
     Precision,
     Prediction,
+    Refusals,
     RequestTimings,
     SpareStatus,
     Usage,
@@ -121,6 +123,19 @@ def test_each_link_between_stages_is_named_with_what_it_carries():
     assert summary.carried_line(plan) == "links between stages: 0 → 1 int8, 1 → 2 int4"
     assert summary.carried_line(toy_plan(toy_facts(), stages=1)) == ""
     assert [row.split()[-1] for row in summary.plan_table(plan).splitlines()] == ["sends", "int8", "int4", "candidates"]
+
+
+def test_requests_are_counted_by_how_they_ended_and_why_they_were_refused(status):
+    counted = replace(
+        status,
+        requests_ended=9,
+        endings=Endings(stop=5, length=3, deadline=1),
+        requests_refused=2,
+        refusals=Refusals(queue_full=2),
+    )
+    assert "9 ended (5 stop, 3 length, 1 deadline), 2 refused (2 queue full);" in summary.status_text(counted)
+    quiet = replace(status, requests_ended=0, endings=Endings(), requests_refused=0, refusals=Refusals())
+    assert "0 ended, 0 refused;" in summary.status_text(quiet)
 
 
 def test_a_link_within_one_machine_is_marked_as_such(status):
