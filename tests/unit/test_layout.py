@@ -109,6 +109,16 @@ def test_a_package_is_imported_in_its_own_room_only(package):
     assert users <= HOMES[package] | {"testing", "bench"}
 
 
+def test_only_the_engines_own_modules_import_its_runtime():
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in sources("src/hyperlane/stage")
+        if "onnxruntime" in imported(tree(path))
+    }
+    assert users
+    assert all(name.startswith("stage/onnx_") for name in users)
+
+
 @pytest.mark.parametrize("name", PURE)
 def test_a_decider_imports_no_clock_no_socket_and_no_thread(name):
     assert not IMPURE & set(imported(tree(SOURCE / name)))
