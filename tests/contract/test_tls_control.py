@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import asynccontextmanager
 
 import grpc.aio
@@ -25,7 +24,7 @@ from hyperlane.errors import NotTrusted, TransferError, WorkerUnreachable
 from hyperlane.stage.host import StageHost
 from hyperlane.stage.orders import LinkPeers, LoadOrder, WeightSources
 from hyperlane.store.pieces import Piece
-from hyperlane.testing.fake_engine import FakeEngine
+from hyperlane.testing.fake_engine import toy_engine
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 from hyperlane.testing.trust import TrustedPair
 from hyperlane.wire.peer import NodeRole
@@ -36,24 +35,7 @@ FACTS = toy_plan(toy_facts()).stages[0].worker
 TIMEOUT_S = 20.0
 
 
-def toy_engine(order, progress):
-    return FakeEngine(order.spec)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return TrustedPair(tmp_path_factory.mktemp("cluster"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory):
-    """Another cluster."""
-    return TrustedPair(tmp_path_factory.mktemp("other"))
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog):
-    caplog.set_level(logging.INFO)
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 # --- the control port --------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import threading
@@ -17,7 +16,7 @@ from hyperlane.errors import HyperlaneError, LinkBroken, NotTrusted
 from hyperlane.stage.host import StageHost
 from hyperlane.stage.orders import LinkPeers, LoadOrder, WeightSources
 from hyperlane.stage.terms import hello_to
-from hyperlane.testing.fake_engine import FakeEngine
+from hyperlane.testing.fake_engine import toy_engine
 from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
 from hyperlane.testing.trust import TrustedPair, anybody
 from hyperlane.wire.dial import connect, dial
@@ -35,24 +34,7 @@ SPECS = toy_specs(toy_plan(toy_facts(), stages=2))
 TIMEOUT_S = 20.0
 
 
-def toy_engine(order, progress):
-    return FakeEngine(order.spec)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return TrustedPair(tmp_path_factory.mktemp("cluster"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory):
-    """Another cluster."""
-    return TrustedPair(tmp_path_factory.mktemp("other"))
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog):
-    caplog.set_level(logging.INFO)
+pytestmark = pytest.mark.usefixtures("heard")
 
 
 # --- the data port -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hyperlane.core import ElementType, ModelFacts, Precision, Row, StageSpec
 from hyperlane.errors import EngineFault, ProtocolError
+from hyperlane.stage.orders import LoadOrder
 from hyperlane.wire.candidates import Candidates, candidates_bytes, join
 from hyperlane.wire.packing import NOT_FINITE, token_bytes
 
@@ -182,6 +183,11 @@ class FakeEngine:
             answers.append([one if row.whole_logits else candidates_of(one, row) for one in logits])
             at += row.count
         return join(answers)
+
+
+def toy_engine(order: LoadOrder, _progress: object) -> FakeEngine:
+    """What a `StageHost` loads for an order: the toy, without weights."""
+    return FakeEngine(order.spec)
 
 
 def mix(before: int, below: int, layer: int) -> int:
