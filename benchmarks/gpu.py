@@ -1,10 +1,11 @@
 """Times one engine alone on a GPU: Llama-3-8B's shape with random weights, made while it loads; no file is needed.
 
     python benchmarks/gpu.py [--type Q4_0] [--layers 32] [--context 1024] [--slots 32] [--rounds 5] [--json FILE]
-        [--depths 1000] [--device cuda:0] [--no-capture]
+        [--depths 1000] [--projection Q8_0] [--device cuda:0] [--no-capture]
 
 Prints medians of `--rounds`: a prompt of 512, one stream's decode with `--depths` tokens before it, and decode of 2,
-8 … `--slots` streams of 128 tokens. `--type` is that of all matrices but the projection, which is Q8_0.
+8 … `--slots` streams of 128 tokens. `--type` is that of all matrices but the projection, which is `--projection`, and
+the embedding, Q8_0.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def llama_3_8b(layers: int) -> ModelFacts:
 class RandomWeights:
     """Implements `TensorSource`: matrices of one type, made as they are read."""
 
-    def __init__(self, facts: ModelFacts, kind: str) -> None:
-        """All matrices are of type `kind`, the embedding and the projection Q8_0."""
+    def __init__(self, facts: ModelFacts, kind: str, projection: str = "Q8_0") -> None:
+        """All matrices are of type `kind` but the projection and the embedding, which is Q8_0."""
+        self._kinds = {"output.weight": projection, "token_embd.weight": "Q8_0"}
         self._kind = kind
         hidden, kv, ffn = facts.hidden, facts.kv_heads * facts.head_dim, facts.ffn
         layer = {
@@ -85,7 +87,7 @@ class RandomWeights:
     def _type(self, name: str, shape: tuple[int, ...]) -> str:
         if len(shape) == 1:
             return "F32"
-        return "Q8_0" if name in {"output.weight", "token_embd.weight"} else self._kind
+        return self._kinds.get(name, self._kind)
 
 
 @functools.cache
@@ -153,6 +155,7 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--type", default="Q4_0")
+    parser.add_argument("--projection", default="Q8_0")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--context", type=int, default=1088)
     parser.add_argument("--slots", type=int, default=32)
@@ -169,16 +172,27 @@ def main() -> None:
     layers, epoch = LayerRange(0, given.layers), Epoch(HeadId(bytes(16)), 1)
     spec = StageSpec(facts, epoch, 0, 1, layers, given.slots, given.context, os.cpu_count() or 1, PROMPT)
     begin = time.perf_counter()
-    engine = load_engine(spec, RandomWeights(facts, given.type), options=options)
+    before = taken_mib()
+    engine = load_engine(spec, RandomWeights(facts, given.type, given.projection), options=options)
     print(f"{describe_machine()}; {card()}")
-    print(f"{facts.name}, {given.layers} layers, {given.type}; {given.slots} slots of {given.context}; {given.device}")
-    print(f"made and loaded in {time.perf_counter() - begin:.1f} s", flush=True)
+    kinds = f"{given.type}, projection {given.projection}"
+    print(f"{facts.name}, {given.layers} layers, {kinds}; {given.slots} slots of {given.context}; {given.device}")
+    print(f"made and loaded in {time.perf_counter() - begin:.1f} s; the card's memory: {taken_mib() - before} MiB more")
     bench = Bench(engine, facts, given.rounds)
     figures = [bench.prefill(PROMPT), *(bench.decode(1, depth) for depth in given.depths)]
     figures += [bench.decode(streams, STREAM_PROMPT) for streams in given.streams if streams <= given.slots]
     engine.close()
     if given.json:
         given.json.write_text(json.dumps([dataclasses.asdict(figure) for figure in figures], indent=2), "utf-8")
+
+
+def taken_mib() -> int:
+    """MiB of the card's memory that are in use; 0 where there is no such card."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        return int(subprocess.run(query, capture_output=True, check=True, text=True).stdout.split()[0])
+    except (OSError, subprocess.CalledProcessError):
+        return 0
 
 
 def card() -> str:

@@ -40,9 +40,11 @@ from hyperlane.stage.options import EngineOptions
 from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
 
 ALONE = 128
-"""Tokens of one stream; many need more, since those that begin first may end before the last begins."""
+"""Tokens of one stream."""
 
-STREAM_PROMPT, NEW_TOKENS = 128, 513
+STREAM_PROMPT, NEW_TOKENS = 128, 129
+CHUNK = PROMPT * 4 // 3
+"""A scheduler's chunk is at most three quarters of a frame, and the prompt is to be one."""
 
 
 def model(kind: str, layers: int) -> TinyModel:
@@ -86,7 +88,7 @@ def pipeline_figures(path: Path, home: Path, workers: int, given: argparse.Names
     """Worker processes on the device, behind a head that has hashed the file before."""
     paths = dataclasses.replace(Paths(), cache=home / "cache", state=home / "state")
     config = ServeConfig(
-        model=str(path), local_workers=workers, slots=given.slots, context=given.context, prompt_chunk=PROMPT,
+        model=str(path), local_workers=workers, slots=given.slots, context=given.context, prompt_chunk=CHUNK,
         device=given.device, measure="never", wire=given.wire, paths=paths,
     )  # fmt: skip
     with open_model(path, DigestCache(paths.digests)) as source:
@@ -108,8 +110,8 @@ def measured(service: TextGenerator, name: str, ready_s: float, given: argparse.
     """Medians of what requests took."""
 
     def samples(work: Workload) -> list[Sample]:
-        run_workload(service, work)
-        return [run_workload(service, work, seed) for seed in range(given.repetitions)]
+        run_workload(service, work, primed=work.streams > 1)
+        return [run_workload(service, work, seed, primed=work.streams > 1) for seed in range(given.repetitions)]
 
     prefill = statistics.median(sample.prefill_rate for sample in samples(Workload(PROMPT, 1)))
     many = statistics.median(sample.decode_rate for sample in samples(Workload(STREAM_PROMPT, NEW_TOKENS, given.slots)))

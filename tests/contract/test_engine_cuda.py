@@ -26,6 +26,9 @@ MODELS = {
     "llama mixed": TinyModel(
         layers=3, hidden=256, ffn=512, type="Q4_K", types={"attn_v": "Q6_K", "ffn_down": "Q5_K"}, embedding_type="Q4_K"
     ),
+    "llama offsets as columns": TinyModel(
+        layers=2, hidden=1024, heads=4, kv_heads=2, ffn=2048, type="Q4_K", types={"ffn_down": "Q5_K"}
+    ),
     "llama plain": TinyModel(layers=3, hidden=256, ffn=512, type="F16", embedding_type="F16"),
     "gemma3": TinyModel(family="gemma3", layers=3, hidden=256, ffn=512, type="Q5_0", types={"attn_v": "Q8_0"}),
     "gemma3 wide heads": TinyModel(
@@ -78,6 +81,6 @@ def test_a_replayed_step_equals_one_that_was_not_captured_at_every_length(tmp_pa
             steps = []
             for position, token in enumerate(tokens):
                 (answer,) = pipeline.step([Row(2, position, 1, (0,), top_k=8)], [token])
-                steps.append(np.sort(answer[0].logits.copy()))
+                steps.append(np.sort(np.array(answer[0].logits)))
             found.append(np.stack(steps))
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=TOLERANCE)

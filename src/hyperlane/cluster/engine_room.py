@@ -5,6 +5,7 @@ The only place of a worker that chooses an engine; the engine's own packages are
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hyperlane.stage.engine import Engine
 from hyperlane.stage.orders import LoadProgress
 
 if TYPE_CHECKING:
+    from hyperlane.stage.options import EngineOptions
     from hyperlane.stage.providers import Device as ChosenDevice
 
 
@@ -79,11 +81,20 @@ def onnx_room(config: WorkerConfig) -> EngineRoom:
         taken_memory=memory.taken,
     )
     store = ReadyStore(config.paths.ready)
+    threading.Thread(target=lambda: _prepare(options), name="prepare", daemon=True).start()
     return EngineRoom(
         facts,
         lambda spec, source, progress: load_engine(spec, source, store, options, progress=progress),
         lambda spec, source: load_engine(spec, source, None, options),
     )
+
+
+def _prepare(options: EngineOptions) -> None:
+    """While the worker starts: what its first stage would wait for."""
+    if options.device != "cpu":
+        from hyperlane.stage.onnx_sessions import prepare
+
+        prepare(options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class StageShape:
 
     `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
     family allows it. `precision_in`, `precision_out`: of hidden states. `top_parts`: see `candidates`.
-    `fused_gate`: the device has `GatedRMSNorm`, and the weights of gates are held apart. `singles`: see `Attention`.
+    `fused_gate`: the device has `GatedRMSNorm`. `singles`: see `Attention`.
     """
 
     facts: ModelFacts
@@ -216,8 +216,8 @@ class Decoder(ABC):
             stream = Stream(self._wanted(stream.hidden))
         normed, _ = self.norm(stream, CLOSING_NORM)
         projected = self.matmuls.matmul(normed, "output")
-        projected = self._cast(projected, self.numbers.matrix, TensorProto.FLOAT, "output/single")
-        candidates.add(self.graph, projected, self.facts, self.shape.top_parts)
+        half = self.numbers.matrix == TensorProto.FLOAT16
+        candidates.add(self.graph, projected, self.facts, self.shape.top_parts, half=half)
 
     def _wanted(self, x: str) -> str:
         """Rows `wanted` of x, counted over batch and tokens: [1, wanted, …]."""

@@ -11,8 +11,8 @@ class Offsets(enum.StrEnum):
     """What becomes of the part of a block's offset that no integer zero point expresses (Q4_1, Q4_K, …).
 
     NONE: there is none, or the packed weights hold it (`stage.folding`). COLUMNS: further quantised columns of the
-    matrix, whose inputs are the sums of x over its blocks. MATMUL: a float32 matrix [columns / block, rows] that
-    multiplies those sums: exact.
+    matrix, whose inputs are the sums of x over its blocks; `levels` times, each for what the ones before leave.
+    MATMUL: a float32 matrix [columns / block, rows] that multiplies those sums: exact.
     """
 
     NONE = "none"
@@ -30,6 +30,7 @@ class MatrixForm:
     block: int = 0
     zeros: bool = False
     offsets: Offsets = Offsets.NONE
+    levels: int = 1
 
     @property
     def sums(self) -> int:
@@ -39,7 +40,7 @@ class MatrixForm:
     @property
     def packed_columns(self) -> int:
         """Columns of the quantised matrix: those of the weights, and of the block sums where they are columns."""
-        return self.columns + (self.sums if self.offsets is Offsets.COLUMNS else 0)
+        return self.columns + (self.levels * self.sums if self.offsets is Offsets.COLUMNS else 0)
 
 
 Forms = Mapping[str, tuple[MatrixForm, ...]]

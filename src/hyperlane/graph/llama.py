@@ -28,15 +28,18 @@ class LlamaDecoder(Decoder):
 
     def _gate(self, x: str, path: str) -> str:
         """SiLU(gate) · up."""
-        ffn = self.facts.ffn
-        gate, up = self.split(self.matmuls.matmul(x, f"{path}/gate_up"), {"gate": ffn, "up": ffn})
+        gate, up = self._gate_and_up(x, path)
         active = self.graph.contrib("QuickGelu", [gate], f"{path}/silu", alpha=1.0)
         return self.graph.node("Mul", [active, up], f"{path}/product")
 
     def _gate_at_once(self, x: str, path: str) -> str:
         """As `_gate`, in one operator where there would be three: a gated norm whose norm does nothing."""
-        gate, up = self.matmuls.apart(x, f"{path}/gate_up")
+        gate, up = self._gate_and_up(x, path)
         one = np.full(GATE_GROUP, GATE_EPSILON**0.5, self.numbers.matrix_dtype)
         scale = self.graph.constant("gate/scale", one)
         inputs = [up, scale, gate]
         return self.graph.contrib("GatedRMSNorm", inputs, f"{path}/product", epsilon=GATE_EPSILON, activation="silu")
+
+    def _gate_and_up(self, x: str, path: str) -> list[str]:
+        ffn = self.facts.ffn
+        return self.split(self.matmuls.matmul(x, f"{path}/gate_up"), {"gate": ffn, "up": ffn})

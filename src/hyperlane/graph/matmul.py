@@ -28,7 +28,7 @@ class Matmuls:
         self._forms = forms
         self._accuracy = accuracy
         self._sums: dict[tuple[str, int], str] = {}
-        self._extended: dict[tuple[str, int], str] = {}
+        self._extended: dict[tuple[str, int, int], str] = {}
         self.may_be_empty = False
 
     def matmul(self, x: str, path: str) -> str:
@@ -36,12 +36,9 @@ class Matmuls:
         forms = self._forms[path]
         if len(forms) == 1:
             return self._part(x, path, forms[0])
-        return self._graph.node("Concat", self.apart(x, path), path, axis=-1)
-
-    def apart(self, x: str, path: str) -> list[str]:
-        """As `matmul`, the parts' products as they are: [..., rows of a part] each."""
-        parts = [part_path(path, index) for index in range(len(self._forms[path]))]
-        return [self._part(x, f"{name}/part", form, name) for name, form in zip(parts, self._forms[path], strict=True)]
+        names = [part_path(path, index) for index in range(len(forms))]
+        parts = [self._part(x, f"{name}/part", form, name) for name, form in zip(names, forms, strict=True)]
+        return self._graph.node("Concat", parts, path, axis=-1)
 
     def bare(self, x: str, path: str, form: MatrixForm) -> str:
         """The one operator that holds the weights of a part; x [..., packed_columns]."""
@@ -72,13 +69,13 @@ class Matmuls:
         )
 
     def _extend(self, x: str, form: MatrixForm) -> str:
-        """X with its block sums behind it, [..., columns + columns / block]."""
+        """X with its block sums behind it, [..., columns + levels · columns / block]."""
         if form.offsets is Offsets.NONE:
             return x
-        key = (x, form.block)
+        key = (x, form.block, form.levels)
         if key not in self._extended:
-            sums = self._block_sums(x, form)
-            self._extended[key] = self._graph.node("Concat", [x, sums], f"{x}/extended.{form.block}", axis=-1)
+            sums, name = self._block_sums(x, form), f"{x}/extended.{form.block}.{form.levels}"
+            self._extended[key] = self._graph.node("Concat", [x, *[sums] * form.levels], name, axis=-1)
         return self._extended[key]
 
     def _block_sums(self, x: str, form: MatrixForm) -> str:

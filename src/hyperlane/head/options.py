@@ -12,6 +12,9 @@ from hyperlane.head.scheduler import Policy
 from hyperlane.wire.limits import TOKEN_ID_BYTES
 from hyperlane.wire.packing import token_bytes
 
+CPU = "CPUExecutionProvider"
+"""The provider whose workers compute side by side on one machine, each on threads of its own."""
+
 
 class Words(Protocol):
     """What the head must know of a tokenizer."""
@@ -32,8 +35,9 @@ class HeadOptions:
 
     `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: see `scheduler.Policy`.
     `queue`: requests that may wait for a slot. `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together.
-    `decode_groups`: P; see `scheduler.Policy`. `recovery_timeout_s`: how long requests wait for the next pipeline when
-    one was lost; 0: they fail at once. `prefix_cache`: what a prompt may go on from.
+    `decode_groups`: P, stages on one card counted once; see `scheduler.Policy`. `recovery_timeout_s`: how long
+    requests wait for the next pipeline when one was lost; 0: they fail at once. `prefix_cache`: what a prompt may go
+    on from.
     """
 
     max_step_tokens: int = 128
@@ -49,7 +53,7 @@ class HeadOptions:
     def policy(self, plan: Plan) -> Policy:
         """The scheduler's limits for a plan."""
         stages, predicted = len(plan.stages), plan.prediction
-        groups = self.decode_groups or (predicted.groups if predicted else stages)
+        groups = self.decode_groups or (predicted.groups if predicted else _devices(plan))
         return Policy(
             max_step_tokens=self.max_step_tokens,
             prompt_chunk=self.prompt_chunk,
@@ -61,6 +65,14 @@ class HeadOptions:
             decode_groups=groups,
             min_group_rows=self.min_group_rows,
         )
+
+
+def _devices(plan: Plan) -> int:
+    """How many stages can compute at the same time: those on one card take turns."""
+    workers = [stage.worker for stage in plan.stages]
+    alone = [worker for worker in workers if worker.provider == CPU or not worker.memory_pool]
+    shared = {(worker.provider, worker.memory_pool) for worker in workers if worker not in alone}
+    return len(alone) + len(shared)
 
 
 def _largest_token(plan: Plan) -> int:

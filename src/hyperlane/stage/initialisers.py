@@ -10,12 +10,15 @@ from onnx import TensorProto
 
 from hyperlane.store.ready_file import DATA, ReadyTensor, ReadyUnit, Span
 
+APART = "given-apart"
+"""Stands for a file's name: a session looks whether it is there, also where it is given the values."""
+
 _TYPES: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
 
 def given(name: str, array: npt.NDArray[Any]) -> TensorProto:
     """An initialiser whose values the session is given apart, by name."""
-    return _external(name, _TYPES[str(array.dtype)], array.shape, {"location": "given apart"})
+    return _external(name, _TYPES[str(array.dtype)], array.shape, {"location": APART})
 
 
 def beside(name: str, array: npt.NDArray[Any], file: str, span: Span) -> TensorProto:

@@ -28,10 +28,10 @@ from hyperlane.stage.numbers import TypedArray, in_types, numbers_of
 from hyperlane.stage.options import Arithmetic, BlockOffsets, EngineOptions, KvElement
 from hyperlane.stage.orders import LoadProgress
 from hyperlane.stage.providers import check_runtime, provider_of
-from hyperlane.stage.ready import UnitPacker, read_forms, weights_of
+from hyperlane.stage.ready import UnitPacker, forms_text, mapped_arrays, read_forms, weights_of
 from hyperlane.stage.residency import release_after_load
 from hyperlane.stage.weights import UnitWeights, read_embedding, read_unit
-from hyperlane.store.ready_file import ReadyUnit
+from hyperlane.store.ready_file import NewTensor, ReadyUnit
 from hyperlane.store.ready_store import Contents, ReadyStore, unit_key
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ STARTING = "starting"
 CHECKED = 2
 """Units at the beginning of a stage whose packed weights are checked; a runtime uses all of them or none."""
 
-GATES = ("ffn/gate_up",)
-"""Matrices whose tensors are multiplied apart where one operator does what comes then."""
+ARRAYS = "arrays 1"
+"""What tells converted arrays from packed ones; another number when a conversion gives something else."""
 
 ReportProgress = Callable[[LoadProgress], None]
 
@@ -76,8 +76,10 @@ def load_engine(
     """
     check_runtime()
     order = Assembly(spec, source, usable(options or EngineOptions()), progress)
-    if order.options.arithmetic is Arithmetic.F32 or not provider_of(order.options.device).packs:
-        return _load_arrays(order)
+    if not provider_of(order.options.device).packs:
+        return _load_arrays(order, store)
+    if order.options.arithmetic is Arithmetic.F32:
+        return _load_arrays(order, None)
     if store is not None:
         return _load_ready(order, store, provider_of(order.options.device).singles)
     with tempfile.TemporaryDirectory(prefix="hyperlane-", ignore_cleanup_errors=True) as name:
@@ -113,7 +115,7 @@ class Assembly:
         """Read and convert the weights of a unit."""
         if layout.name == EMBEDDING_UNIT:
             return read_embedding(self.source, layout, self.options.offsets)
-        return read_unit(self.source, layout, self.options.offsets, GATES if self._fused_gate else ())
+        return read_unit(self.source, layout, self.options.offsets)
 
     def expect(self, layouts: Iterable[UnitLayout]) -> None:
         """Tell a source that fetches what will be read of it."""
@@ -129,12 +131,12 @@ class Assembly:
             yield layout
         self.progress(LoadProgress(STARTING))
 
-    def read_all(self) -> Iterator[UnitWeights]:
-        """All units in their order, converted side by side, each reported when it is done."""
+    def read_all(self, get: Callable[[Assembly, UnitLayout], UnitWeights]) -> Iterator[UnitWeights]:
+        """All units in their order, got side by side, each reported when it is done."""
         alone = replace(self, source=OneAtATime(self.source))
         wanted = units(self.spec)
         with ThreadPoolExecutor(max(1, self.spec.threads), "convert") as pool:
-            begun = [pool.submit(alone.read_typed, layout) for layout in wanted]
+            begun = [pool.submit(get, alone, layout) for layout in wanted]
             try:
                 for done, unit in enumerate(begun):
                     self.progress(LoadProgress(CONVERTING, done, len(wanted)))
@@ -235,15 +237,39 @@ def _make_unit(order: Assembly, packer: UnitPacker, layout: UnitLayout) -> Conte
     return packer.make(order.read(layout))
 
 
-def _load_arrays(order: Assembly) -> Engine:
-    """With all weights in this process's memory, as they were converted."""
+def _load_arrays(order: Assembly, store: ReadyStore | None) -> Engine:
+    """With all weights as arrays; those that were converted before are mapped."""
     from hyperlane.stage import onnx_sessions
 
-    order.expect(units(order.spec))
+    wanted = [layout for layout in units(order.spec) if store is None or not store.has(_array_key(order, layout))]
+    order.expect(wanted)
     arrays: dict[str, TypedArray] = {}
     forms: dict[str, tuple[MatrixForm, ...]] = {}
-    for unit in order.read_all():
+    for unit in order.read_all(Assembly.read_typed if store is None else partial(_kept, store)):
         arrays |= unit.arrays
         forms |= unit.forms
     graph = order.graph(forms, [given(name, array) for name, array in arrays.items()])
     return onnx_sessions.start(order.spec, graph, arrays, order.options)
+
+
+def _kept(store: ReadyStore, order: Assembly, layout: UnitLayout) -> UnitWeights:
+    """A unit from the store, converted before if it was not there."""
+    about = {"model": order.spec.model.fingerprint, "name": order.spec.model.name, "unit": layout.name}
+
+    def make() -> Contents:
+        unit = order.read_typed(layout)
+        return [NewTensor(name, array) for name, array in unit.arrays.items()], forms_text(unit.forms)
+
+    return mapped_arrays(store.get_or_make(_array_key(order, layout), make, about))
+
+
+def _array_key(order: Assembly, layout: UnitLayout) -> str:
+    return unit_key(
+        {
+            "model": order.spec.model.fingerprint,
+            "unit": repr(layout),
+            "offsets": order.options.offsets,
+            "types": repr(order.numbers),
+            "form": ARRAYS,
+        }
+    )

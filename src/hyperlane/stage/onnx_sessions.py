@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from hyperlane.errors import EngineFault, LoadFailed
 from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.arena import kv_bytes
 from hyperlane.stage.cuda import CudaError, CudaMemory
-from hyperlane.stage.initialisers import read_packed
+from hyperlane.stage.initialisers import APART, read_packed
 from hyperlane.stage.later import Later
 from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
@@ -38,6 +41,9 @@ MANY_ROWS = "ep.cuda.fpa_intb_gemm"
 TRIED_ROWS = "ep.cuda.fpa_intb_profile_m"
 """Numbers of rows for which those kernels are timed when a session is made, to choose among them."""
 
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where files with a graph's initialisers lie."""
+
 LEFT = 4
 """Weights are held twice only where a quarter of the device's memory stays free."""
 
@@ -57,26 +63,28 @@ def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], optio
     """
     row = provider_of(options.device)
     memory = _memory(row, options)
-    making = _Making(spec, model, [*arrays], [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()], options)
+    making = _Making(spec, model, arrays, options)
     try:
-        # A device has copied the weights; on the host those that were given are what is used.
-        keep = (making.values, arrays) if type(memory) is HostMemory else None
-        engine = OnnxEngine(spec, _sessions(making, row, memory, arrays), options, memory, keep)
+        with tempfile.TemporaryDirectory(prefix="hyperlane-") as folder:
+            sessions, values = _sessions(making, row, memory, Path(folder))
+        # Other devices have copied the weights; what the host or CUDA computes with is what was given.
+        keep = (values, arrays if type(memory) is HostMemory else None)
+        engine = OnnxEngine(spec, sessions, options, memory, keep)
         if memory.captures:
             engine.warm_up()
     except _FAILURES as error:
         memory.close()
-        raise LoadFailed(_refusal(making, memory, arrays, error)) from error
+        raise LoadFailed(_refusal(making, memory, error)) from error
     except LoadFailed as error:
         memory.close()
-        raise LoadFailed(_refusal(making, memory, arrays, error)) from error
+        raise LoadFailed(_refusal(making, memory, error)) from error
     return engine
 
 
-def _refusal(making: _Making, memory: Memory, arrays: Mapping[str, TypedArray], error: Exception) -> str:
+def _refusal(making: _Making, memory: Memory, error: Exception) -> str:
     """What did not fit, or went wrong otherwise; the memory is free again by now."""
     spec, device = making.spec, f"{making.options.device}:{making.options.device_index}"
-    weights, (free, total) = sum(array.nbytes for array in arrays.values()), memory.room()
+    weights, (free, total) = making.nbytes, memory.room()
     return (
         f"layers {spec.layers} could not be loaded on {device}: weights take {_mib(weights)}, {spec.slots} slots of "
         f"{spec.context} tokens {_mib(kv_bytes(spec))}, and computing takes some; without them {_mib(free)} of "
@@ -95,14 +103,31 @@ class _Making:
 
     spec: StageSpec
     model: bytes
-    names: Sequence[str]
-    values: Sequence[ort.OrtValue]
+    arrays: Mapping[str, TypedArray]
     options: EngineOptions
 
-    def session(self, row: Provider, memory: Memory, tried: Sequence[int] | None = None) -> ort.InferenceSession:
+    @property
+    def nbytes(self) -> int:
+        """Of the weights."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def given(self) -> _Weights:
+        """The weights as the host has them: a session for another device copies them."""
+        return _Weights({name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.arrays.items()})
+
+    def copied(self, memory: CudaMemory, folder: Path) -> _Weights:
+        """The weights on the device, once for all sessions; `folder` has to be there when they are made."""
+        (folder / APART).touch()
+        places = memory.copy_in([*self.arrays.values()])
+        found = zip(self.arrays.items(), places, strict=True)
+        return _Weights({name: _value_at(memory, place, array) for (name, array), place in found}, folder)
+
+    def session(
+        self, row: Provider, memory: Memory, weights: _Weights, tried: Sequence[int] | None = None
+    ) -> ort.InferenceSession:
         """A session; `tried`: with the kernels for many rows, timed for so many."""
         settings = _settings(self.spec.threads, self.options)
-        settings.add_external_initializers(list(self.names), list(self.values))
+        weights.add_to(settings)
         if isinstance(memory, WebGpuMemory):
             onnx_webgpu.add_to(settings, self.options.device_index)
         if row.many_rows_from:
@@ -111,17 +136,67 @@ class _Making:
         return _session(self.model, settings, _providers(row, self.options, memory))
 
 
-def _sessions(making: _Making, row: Provider, memory: Memory, arrays: Mapping[str, TypedArray]) -> Sessions:
-    spec = making.spec
-    if not row.many_rows_from or spec.slots < 2 or not making.options.capture:
-        return Sessions(making.session(row, memory))
-    weights = sum(array.nbytes for array in arrays.values())
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """A graph's external initialisers. `folder`: they are where they are used, and lie there; None: to be copied."""
+
+    values: Mapping[str, ort.OrtValue]
+    folder: Path | None = None
+
+    def add_to(self, settings: ort.SessionOptions) -> None:
+        """Let a session of these settings use them."""
+        if self.folder is None:
+            settings.add_external_initializers(list(self.values), list(self.values.values()))
+            return
+        settings.add_session_config_entry(FOLDER, str(self.folder))
+        for name, value in self.values.items():
+            settings.add_initializer(name, value)
+
+
+def _value_at(memory: CudaMemory, place: int, array: TypedArray) -> ort.OrtValue:
+    """What lies on the device as a value of ONNX Runtime's, which makes such values for the outputs of a binding."""
+    binding = _views().io_binding()
+    binding.bind_output("y", memory.provider, memory.index, array.dtype.type, array.shape, place)
+    return binding.get_outputs()[0]
+
+
+@functools.cache
+def _views() -> ort.InferenceSession:
+    return _session(_one_node(), _settings(1, EngineOptions()))
+
+
+def _one_node() -> bytes:
+    """The smallest model: y, of any shape, is x."""
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    ends = [value("x", onnx.TensorProto.FLOAT, [1])], [value("y", onnx.TensorProto.FLOAT, None)]
+    graph = onnx.helper.make_graph([node], "views", *ends)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def _sessions(making: _Making, row: Provider, memory: Memory, folder: Path) -> tuple[Sessions, object]:
+    """The sessions of a stage, and what must live as long as they."""
+    spec, weights = making.spec, making.nbytes
     free, total = memory.room()
-    if spec.slots < row.many_rows_from or free - 2 * weights - kv_bytes(spec) < total // LEFT:
-        least = min(row.least_rows, spec.slots)
-        return Sessions(making.session(row, memory, _tried_rows(spec, least, all_prompts=True)), least=least)
-    many = making.session(row, memory, _tried_rows(spec, row.many_rows_from))
-    return Sessions(making.session(row, memory), many, row.many_rows_from)
+    several = bool(row.many_rows_from) and spec.slots > 1 and making.options.capture
+    both = spec.slots >= row.many_rows_from and free - 2 * weights - kv_bytes(spec) >= total // LEFT
+    if several and not both:
+        # Those kernels take the weights in another order: ours would be held for nothing.
+        values, least = making.given(), min(row.least_rows, spec.slots)
+        tried = _tried_rows(spec, least, all_prompts=True)
+        return Sessions(making.session(row, memory, values, tried), least=least), None
+    if not isinstance(memory, CudaMemory):
+        values = making.given()
+        return Sessions(making.session(row, memory, values)), values
+    values = making.copied(memory, folder)
+    if not several:
+        return Sessions(making.session(row, memory, values)), values
+    with ThreadPoolExecutor(1, "session") as pool:
+        many = pool.submit(making.session, row, memory, values, _tried_rows(spec, row.many_rows_from))
+        usual = making.session(row, memory, values)
+        return Sessions(usual, many.result(), row.many_rows_from), values
 
 
 def _tried_rows(spec: StageSpec, least: int, *, all_prompts: bool = False) -> list[int]:
@@ -144,7 +219,7 @@ def start_mapped(
 
     def session(model: bytes) -> ort.InferenceSession:
         settings = _settings(spec.threads, options)
-        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
+        settings.add_session_config_entry(FOLDER, str(root))
         return _session(model, settings)
 
     usual = session(model)
@@ -171,6 +246,19 @@ def _memory(row: Provider, options: EngineOptions) -> Memory:
         raise LoadFailed(f"device {options.device}:{options.device_index} cannot be used: {error}") from error
 
 
+def prepare(options: EngineOptions) -> None:
+    """Load what a device's first session waits for; failures are left to that session, which says what they mean.
+
+    ONNX Runtime's library for CUDA and NVIDIA's own take a second and more.
+    """
+    row = provider_of(options.device)
+    if row.name != "cuda":
+        return
+    with contextlib.suppress(LoadFailed, *ORT_ERRORS):
+        ort.preload_dlls()
+        _session(_one_node(), _settings(1, options), [(row.ort_name, {"device_id": str(options.device_index)})])
+
+
 def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[str | tuple[str, dict[str, str]]]:
     if isinstance(memory, WebGpuMemory):
         return []  # the settings name the device
@@ -186,7 +274,7 @@ def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[st
     return [(row.ort_name, settings), "CPUExecutionProvider"]
 
 
-_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, EngineFault)
+_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, CudaError, EngineFault)
 
 
 class OnnxPacker:
@@ -212,7 +300,7 @@ class OnnxPacker:
     def multiply(self, model: bytes, feeds: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """See `Packer`."""
         settings = _settings(1, EngineOptions())
-        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._root))
+        settings.add_session_config_entry(FOLDER, str(self._root))
         result: npt.NDArray[np.float32] = _session(model, settings).run(None, dict(feeds))[0]
         return result
 

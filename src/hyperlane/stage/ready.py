@@ -149,6 +149,18 @@ def read_forms(unit: ReadyUnit) -> dict[str, tuple[MatrixForm, ...]]:
     }
 
 
+def mapped_arrays(unit: ReadyUnit) -> UnitWeights:
+    """A unit whose tensors are arrays as they are used, mapped from its file."""
+    data = np.memmap(unit.data, np.uint8, mode="r")
+    arrays = {
+        tensor.name: data[tensor.span.offset : tensor.span.offset + tensor.span.length]
+        .view(tensor.dtype)
+        .reshape(tensor.shape)
+        for tensor in unit.tensors
+    }
+    return UnitWeights(arrays, read_forms(unit))
+
+
 def row_sums(matrix: QuantMatrix) -> npt.NDArray[np.float32]:
     """The sum of each row's weights, float32 [rows]."""
     assert matrix.offsets is not None

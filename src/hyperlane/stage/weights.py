@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
@@ -23,12 +23,15 @@ from hyperlane.graph.forms import (
 )
 from hyperlane.models.layout import MatrixPart, UnitLayout
 from hyperlane.models.quant import dequantize, matrix_form
-from hyperlane.models.quant_layout import concat_rows, pack_nibbles, unpermute_rows
+from hyperlane.models.quant_layout import concat_rows, pack_nibbles, unpack_nibbles, unpermute_rows
 from hyperlane.models.weights import QuantMatrix, TensorInfo, TensorSource
 from hyperlane.stage.options import BlockOffsets
 
 EMBEDDING = "embedding"
 """Graph path of the table that is looked up, and not multiplied by."""
+
+FINE_LEVELS = {4: 3, 8: 2}
+"""By bits: how often what is left of offsets has columns of its own."""
 
 Array = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Arrays = Mapping[str, Array]
@@ -48,10 +51,8 @@ class UnitWeights:
     to_fold: Mapping[str, QuantMatrix] = field(default_factory=dict)
 
 
-def read_unit(
-    source: TensorSource, layout: UnitLayout, offsets: BlockOffsets, apart: Collection[str] = ()
-) -> UnitWeights:
-    """Read and convert the tensors of a unit; those of matrices whose paths end like one of `apart` are not joined.
+def read_unit(source: TensorSource, layout: UnitLayout, offsets: BlockOffsets) -> UnitWeights:
+    """Read and convert the tensors of a unit.
 
     Raises:
         MalformedModel, UnsupportedModel, TransferError: as the source and the conversion do.
@@ -63,7 +64,7 @@ def read_unit(
     for part in layout.matrices:
         matrices = [
             (part_path(part.path, index), matrix)
-            for index, matrix in enumerate(_matrices(source, part, offsets, layout.weights, join=_joins(part, apart)))
+            for index, matrix in enumerate(_matrices(source, part, offsets, layout.weights))
         ]
         forms[part.path] = tuple(_store(arrays, path, matrix, offsets) for path, matrix in matrices)
         if offsets is BlockOffsets.FOLDED:
@@ -81,7 +82,9 @@ def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffse
     (part,) = layout.matrices
     info, raw = _tensor(source, part.tensors[0])
     table: Matrix = matrix_form(info, raw, exact=False, weights=layout.weights)
-    if offsets is BlockOffsets.EXACT and has_offsets(matrix_form(info, raw, exact=True, weights=layout.weights)):
+    if offsets in {BlockOffsets.EXACT, BlockOffsets.FINE} and has_offsets(
+        matrix_form(info, raw, exact=True, weights=layout.weights)
+    ):
         table = dequantize(info, raw)
     arrays: dict[str, Array] = {}
     form = _store(arrays, part.path, table, offsets)
@@ -90,21 +93,15 @@ def read_embedding(source: TensorSource, layout: UnitLayout, offsets: BlockOffse
     return UnitWeights(arrays, {part.path: (form,)})
 
 
-def _joins(part: MatrixPart, apart: Collection[str]) -> bool:
-    return not part.path.endswith(tuple(apart))
-
-
-def _matrices(
-    source: TensorSource, part: MatrixPart, offsets: BlockOffsets, weights: WeightForm, *, join: bool
-) -> list[Matrix]:
-    """The part's tensors, neighbours of one form joined to one matrix if that is wanted."""
+def _matrices(source: TensorSource, part: MatrixPart, offsets: BlockOffsets, weights: WeightForm) -> list[Matrix]:
+    """The part's tensors, neighbours of one form joined to one matrix."""
     joined: list[Matrix] = []
     for tensor, heads in zip(part.tensors, part.rotated_heads, strict=True):
         info, raw = _tensor(source, tensor)
         matrix: Matrix = matrix_form(info, raw, exact=offsets is not BlockOffsets.WIDE, weights=weights)
         if heads:
             matrix = _unpermuted(matrix, heads)
-        if join and joined and _alike(joined[-1], matrix):
+        if joined and _alike(joined[-1], matrix):
             joined[-1] = _join(joined[-1], matrix)
         else:
             joined.append(matrix)
@@ -135,9 +132,12 @@ def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOf
     if not isinstance(matrix, QuantMatrix):
         arrays[values_name(path)] = np.ascontiguousarray(matrix.T)
         return MatrixForm(matrix.shape[0], matrix.shape[1])
-    kind = Offsets.NONE
+    kind, levels = Offsets.NONE, 1
     columns = matrix.columns
-    if matrix.offsets is not None and offsets is BlockOffsets.EXACT:
+    if has_offsets(matrix) and offsets is BlockOffsets.FINE and whole_blocks_of_sums(matrix):
+        kind, levels = Offsets.COLUMNS, FINE_LEVELS[matrix.bits]
+        matrix = with_offset_columns(centred(matrix), levels)
+    elif matrix.offsets is not None and offsets in {BlockOffsets.EXACT, BlockOffsets.FINE}:
         kind = Offsets.MATMUL
         arrays[offsets_name(path)] = np.ascontiguousarray(matrix.offsets.T)
     elif matrix.offsets is not None and offsets is not BlockOffsets.FOLDED:
@@ -147,7 +147,7 @@ def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOf
     arrays[scales_name(path)] = matrix.scales
     if matrix.zeros is not None:
         arrays[zeros_name(path)] = matrix.zeros
-    return MatrixForm(matrix.rows, columns, matrix.bits, matrix.block, matrix.zeros is not None, kind)
+    return MatrixForm(matrix.rows, columns, matrix.bits, matrix.block, matrix.zeros is not None, kind, levels)
 
 
 def as_columns(weights: UnitWeights, paths: Sequence[str]) -> UnitWeights:
@@ -172,28 +172,57 @@ def _tensor(source: TensorSource, name: str) -> tuple[TensorInfo, npt.NDArray[np
     return info, source.read(name)
 
 
-def with_offset_columns(matrix: QuantMatrix) -> QuantMatrix:
+def with_offset_columns(matrix: QuantMatrix, levels: int = 1) -> QuantMatrix:
     """The matrix with its block offsets as further quantised columns, to be multiplied by the block sums of x.
 
-    Each of them is rounded to 1/7 (4 bit) or 1/127 (8 bit) of the largest of `block` neighbours in its row.
+    Each of them is rounded to 1/7 (4 bit) or 1/127 (8 bit) of the largest of `block` neighbours in its row; at the next
+    level what that leaves is rounded so, in as many columns again.
     """
     assert matrix.offsets is not None
     rows, count = matrix.offsets.shape
     blocks = -(-count // matrix.block)
-    padded = np.zeros((rows, blocks, matrix.block), np.float32)
-    padded.reshape(rows, -1)[:, :count] = matrix.offsets
+    left = np.zeros((rows, blocks, matrix.block), np.float32)
+    left.reshape(rows, -1)[:, :count] = matrix.offsets
     middle = 1 << (matrix.bits - 1)
-    scales = np.abs(padded).max(axis=-1) / np.float32(middle - 1)
-    steps = padded * np.where(scales > 0, 1 / np.where(scales > 0, scales, 1), 0)[..., None]
-    q = (np.rint(steps) + middle).astype(np.uint8)
+    packed, scales = [matrix.packed], [matrix.scales]
+    for _ in range(levels):
+        scale = np.abs(left).max(axis=-1) / np.float32(middle - 1)
+        if levels > 1:
+            scale = scale.astype(np.float16).astype(np.float32)  # as it will be used: the next level mends the rest
+        steps = np.rint(left * np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)[..., None])
+        steps = steps.clip(-middle, middle - 1)
+        left -= steps * scale[..., None]
+        q = (steps + middle).astype(np.uint8)
+        packed.append(pack_nibbles(q) if matrix.bits == 4 else q)
+        scales.append(scale)
     return replace(
         matrix,
-        columns=matrix.columns + count,
-        packed=np.concatenate([matrix.packed, pack_nibbles(q) if matrix.bits == 4 else q], axis=1),
-        scales=np.concatenate([matrix.scales, scales], axis=1),
-        zeros=_with_middle_zeros(matrix, blocks),
+        columns=matrix.columns + levels * count,
+        packed=np.concatenate(packed, axis=1),
+        scales=np.concatenate(scales, axis=1),
+        zeros=_with_middle_zeros(matrix, levels * blocks),
         offsets=None,
     )
+
+
+def whole_blocks_of_sums(matrix: QuantMatrix) -> bool:
+    """Whether the block sums of x fill whole blocks themselves."""
+    return matrix.columns % (matrix.block * matrix.block) == 0
+
+
+def centred(matrix: QuantMatrix) -> QuantMatrix:
+    """The same weights without zero points: what those express goes into q where it has room, else into the offsets."""
+    if matrix.zeros is None:
+        return matrix
+    assert matrix.offsets is not None
+    middle, count = 1 << (matrix.bits - 1), matrix.scales.shape[1]
+    zeros = unpack_nibbles(matrix.zeros, count) if matrix.bits == 4 else matrix.zeros
+    shift = middle - zeros.astype(np.int16)
+    if matrix.bits == 8:
+        moved = matrix.packed.astype(np.int16) + shift[..., None]
+        if moved.min() >= 0 and moved.max() < 2 * middle:
+            return replace(matrix, packed=moved.astype(np.uint8), zeros=None)
+    return replace(matrix, zeros=None, offsets=matrix.offsets + matrix.scales * shift.astype(np.float32))
 
 
 def _with_middle_zeros(matrix: QuantMatrix, more: int) -> npt.NDArray[np.uint8] | None:

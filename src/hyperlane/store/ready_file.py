@@ -22,9 +22,9 @@ FORMAT = 1
 ALIGNMENT = 4096
 """Every buffer begins on a page of its own: kernels suppose alignment, and pages that are not used stay on disk."""
 
-_DTYPES = frozenset({"uint8", "float32"})
+_DTYPES = frozenset({"uint8", "float16", "float32"})
 
-Array = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Array = npt.NDArray[np.uint8] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,9 @@ class ReadyStore:
             shutil.rmtree(work, ignore_errors=True)
             raise
         _sync_folder(self.root)
-        return read_unit(self.root / key)
+        unit = read_unit(self.root / key)
+        self._digests.save(FileState.of(unit.data, unit.data.stat()), {"data": unit.digest})
+        return unit
 
     def _move(self, work: Path, folder: Path) -> None:
         try:
