@@ -23,11 +23,11 @@ SEED ?= 1
 HOURS ?= 1
 CODE := src tests examples benchmarks scripts
 
-.PHONY: fuzz help build run-example run-worker test test-unit test-slow test-lan chaos soak check lint format format-check types layers proto bench clean
+.PHONY: fuzz help build wheel test-compiled run-example run-worker test test-unit test-slow test-lan chaos soak check lint format format-check types layers proto bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(STAMP)  ## .venv with hyperlane and everything that tests and checks need
 
@@ -45,8 +45,14 @@ run-example: build  ## a chat answer from two worker processes on this machine
 run-worker: build  ## a worker that other machines' heads may use (LISTEN=HOST:PORT)
 	$(BIN)/hyperlane worker --listen $(LISTEN) $(ARGS)
 
+# Pure-Python tests need one core each; those with engines and worker processes have the machine to themselves.
 test: build  ## unit, contract and cluster tests
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -n auto tests/unit
+	$(BIN)/python -m pytest tests/contract tests/cluster
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-unit: build  ## the pure-Python tests alone: no runtime, no model, any system
 	$(BIN)/python -m pytest tests/unit $(ARGS)
@@ -75,6 +81,18 @@ fuzz: build  ## hostile input for longer: TIMES=20 as much as in the tests, then
 soak: build  ## hours of steady and bursty load with a fault every minute (HOURS=1)
 	$(BIN)/python benchmarks/soak.py --hours $(HOURS) --seed $(SEED) $(ARGS)
 
+wheel: build  ## a wheel in dist/, the data path compiled where there is a C compiler (ARGS=--compiled: or fail)
+	$(BIN)/python scripts/build_wheel.py $(ARGS)
+
+# The same tests with the wheel instead of this clone's source: what is compiled, and what uses it most.
+COMPILED_VENV ?= $(VENV)-compiled
+test-compiled: build  ## unit, contract and cluster tests of the data path, with the compiled wheel
+	rm -rf dist $(COMPILED_VENV)
+	$(BIN)/python scripts/build_wheel.py --compiled
+	@"$(PYTHON)" scripts/bootstrap.py $(COMPILED_VENV)
+	@$(subst $(VENV),$(COMPILED_VENV),$(BIN))/python -m pip install --quiet --quiet --disable-pip-version-check "$$(ls dist/hyperlane-*.whl)[$(EXTRA),test]"
+	$(subst $(VENV),$(COMPILED_VENV),$(BIN))/python -m pytest tests/unit/wire tests/unit/head tests/unit/stage tests/contract tests/cluster $(ARGS)
+
 check: format-check lint types layers  ## format, lint, types, import contract
 
 format-check: build
@@ -100,5 +118,5 @@ bench: build  ## prefill, decode and hop figures of this machine
 	$(BIN)/hyperlane bench $(MODEL) $(ARGS)
 
 clean:  ## remove everything that make made here
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(COMPILED_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

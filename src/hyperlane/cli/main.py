@@ -27,6 +27,7 @@ from hyperlane.cli import (
 )
 from hyperlane.cli.command import end_on_terminate
 from hyperlane.cli.terminal import speak_utf8
+from hyperlane.wire.compiled import is_compiled
 
 app = typer.Typer(
     name="hyperlane",
@@ -40,7 +41,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"hyperlane {__version__}")
+        print(f"hyperlane {__version__}{' (compiled)' if is_compiled() else ''}")
         raise typer.Exit
 
 

@@ -23,14 +23,13 @@ class PeerFault(Exception):
 
 
 class _Placed(NamedTuple):
-    """A frame whose header is there: its rows as they came, those to compute, where its payload goes.
+    """A frame whose header is there: its rows as they came, those to compute, the kind of frame that is sent for it.
 
-    `answer`: the kind of frame that is sent for it. A frame that is expected is placed before it comes.
+    A frame that is expected is placed before it comes.
     """
 
     received: tuple[Row, ...]
     rows: tuple[Row, ...]
-    place: memoryview
     answer: Kind
 
 
@@ -49,6 +48,8 @@ class StageLoop:
         self._header_ns = 0
         self._previous_send_us = 0
         self._placed: _Placed | None = None
+        self._place_of = memoryview(bytearray())
+        """Where the payload of `_placed` goes."""
         self.step = 0
         self.steps = 0
         self.computing = False
@@ -73,13 +74,13 @@ class StageLoop:
         self._header_ns = time.perf_counter_ns()
         if self._placed is None or frame.rows is not self._placed.received:
             rows = self._rows_of(frame)
-            place = self._engine.input_buffer(rows) if rows else memoryview(bytearray())
-            self._placed = _Placed(frame.rows, rows, place, self._answers_with(frame))
-        return self._placed.place
+            self._place_of = self._engine.input_buffer(rows) if rows else memoryview(bytearray())
+            self._placed = _Placed(frame.rows, rows, self._answers_with(frame))
+        return self._place_of
 
     def _run_frame(self, frame: Frame, waited_us: int) -> None:
         assert self._placed is not None
-        _, rows, _, answer = self._placed
+        _, rows, answer = self._placed
         self.step, self._placed = frame.step, None
         self.computing = True
         began_ns = time.perf_counter_ns()

@@ -259,10 +259,13 @@ class TcpRing:
     def _fail(self, failure: HyperlaneError) -> None:
         self._failure = failure
 
+    def _take_failure(self) -> HyperlaneError | None:
+        failure, self._failure = self._failure, None
+        return failure
+
     def _hear_last_words(self, frames: list[Frame]) -> None:
         """A FAULT that is still on its way round says more than the end of a connection."""
-        failure, until = self._failure, time.monotonic() + LAST_WORDS_S
-        self._failure = None
+        failure, until = self._take_failure(), time.monotonic() + LAST_WORDS_S
         self._selector.unregister(self._up)
         self._selector.unregister(self._woken)
         while self._failure is None and (left := until - time.monotonic()) > 0:

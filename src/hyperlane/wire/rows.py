@@ -122,7 +122,9 @@ def _are_wrong(flags: int, mode: int, length: int) -> bool:
     return (skipped > 0 and (mode != WANT_NONE or flags & WHOLE_LOGITS > 0)) or (flags >= ONE_BY_ONE and length == 1)
 
 
-def _wrong_row(index: int, fields: tuple[float, ...], tokens: int, limits: Limits) -> ProtocolError:
+def _wrong_row(
+    index: int, fields: tuple[float, int, int, int, int, int, int, int, int], tokens: int, limits: Limits
+) -> ProtocolError:
     temperature, start, length, listed, slot, top_k, _, mode, flags = fields
     return ProtocolError(
         f"row {index}: slot {slot} of {limits.slots}, positions {start} + {length} of {limits.context}, "

@@ -124,6 +124,10 @@ class TcpLink:
             self._reader.rehearse(place)
             await_frame(self._expected, self._look, began_s, lambda: self._reader.rehearse(place))
         self._waited_s = time.perf_counter() - began_s
+        return self._received()
+
+    def _received(self) -> int | None:
+        """How many bytes `_look` received."""
         return self._count
 
     def _look(self, seconds: float | None) -> object:
