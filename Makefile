@@ -45,11 +45,11 @@ run-example: build  ## a chat answer from two worker processes on this machine
 run-worker: build  ## a worker that other machines' heads may use (LISTEN=HOST:PORT)
 	$(BIN)/hyperlane worker --listen $(LISTEN) $(ARGS)
 
-# Pure-Python tests need one core each; those with engines and worker processes have the machine to themselves.
+# What takes one core runs on all of them; tests with worker processes have the machine to themselves.
 test: build  ## unit, contract and cluster tests
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest -n auto tests/unit
-	$(BIN)/python -m pytest tests/contract tests/cluster
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile tests/unit tests/contract
+	$(BIN)/python -m pytest tests/cluster
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
