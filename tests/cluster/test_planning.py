@@ -11,6 +11,8 @@ import pytest
 
 from hyperlane import config
 from hyperlane.cluster.announce import Child
+from hyperlane.cluster.pipelines import doubt
+from hyperlane.cluster.worker_client import WorkerClient
 from hyperlane.core import Address
 from hyperlane.errors import ConfigError
 from hyperlane.node import make_plan, start_serving
@@ -69,10 +71,10 @@ def test_workers_that_were_named_are_all_used_the_fast_one_for_most_layers(tiny_
         assert status.achieved.prompt_tokens == len(PROMPT)
 
 
-def answer(serving) -> list[int]:
+def answer(serving, count: int = 8) -> list[int]:
     from hyperlane.core import GenerationRequest, SamplingParams, TextDelta
 
-    request = GenerationRequest("r", PROMPT, SamplingParams(temperature=0.0), max_tokens=8, ignore_eos=True)
+    request = GenerationRequest("r", PROMPT, SamplingParams(temperature=0.0), max_tokens=count, ignore_eos=True)
     return [t for event in serving.service.submit(request) if isinstance(event, TextDelta) for t in event.tokens]
 
 
@@ -136,3 +138,31 @@ def test_what_does_not_fit_is_refused_with_what_would(tiny_model, hyperlane_home
     with Program(*asked, home=hyperlane_home) as shown:
         assert shown.wait() == 5, shown.stderr
     assert "one more node with" in shown.stdout
+
+
+def test_a_plan_that_long_does_other_than_predicted_is_measured_again_in_quiet(tiny_model, workers, monkeypatch):
+    monkeypatch.setattr(doubt, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(doubt, "LOOKS", 1)
+    monkeypatch.setattr(doubt, "LEAST_TOKENS", 8)
+    monkeypatch.setattr(doubt, "WRONG_BY", 1.0)  # nothing is exactly as predicted
+    asked: list[bool] = []
+    profile = WorkerClient.profile
+
+    async def spied(self, *words, again):
+        asked.append(again)
+        return await profile(self, *words, again=again)
+
+    monkeypatch.setattr(WorkerClient, "profile", spied)
+    with start_serving(settings(tiny_model, workers)) as serving:
+        before = serving.service.status()
+        assert asked == [False, False]
+        expected = fake_generate(PROMPT, 24, serving.service.facts)
+        assert answer(serving, 24) == expected
+        until = time.monotonic() + 60
+        while (now := serving.service.status()).epoch == before.epoch or not now.ready:
+            assert time.monotonic() < until, "it is believed for ever"
+            time.sleep(0.02)
+        assert asked == [False, False, True, True]
+        assert layers_of(serving.plan) == layers_of(before.plan)
+        assert now.plan.prediction is not None
+        assert answer(serving, 24) == expected

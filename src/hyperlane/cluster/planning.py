@@ -152,6 +152,11 @@ class Planning:
         choices = self._partitioner.groups(facts, wanted.workload, count)
         return tuple(Planned(self._linked(choice.plan, measured), measured) for choice in choices)
 
+    def forget(self, nodes: Sequence[Node]) -> None:
+        """Let these workers be measured anew for the next plan."""
+        if self._measures is not None:
+            self._measures.forget([node.facts.name for node in nodes])
+
     async def outlook(self, wanted: Wanted, nodes: Sequence[Node]) -> Outlook:
         """Every candidate worth showing, with what it would do, and the plan of the winner. Raises as `now`.
 

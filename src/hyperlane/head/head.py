@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from hyperlane.core import Failed, GenerationRequest, HeadStatus, Kept, ModelFacts, Plan, SamplingParams
+from hyperlane.core import Achieved, Failed, GenerationRequest, HeadStatus, Kept, ModelFacts, Plan, SamplingParams
 from hyperlane.errors import HyperlaneError, Overloaded, PipelineLost, StepOverdue
 from hyperlane.head.deadline import LEAST_S, least_after
 from hyperlane.head.gap import Gap
@@ -318,6 +318,11 @@ class Head:
     def idle(self) -> bool:
         """Whether no request waits or runs."""
         return self._intake.accepted == 0
+
+    def done(self) -> tuple[Achieved, int]:
+        """What the last plan did of late, and how many tokens were generated since the start."""
+        achieved = self._last.pace.achieved() if self._last is not None else Achieved()
+        return achieved, self._counters.completion_tokens
 
     # --- what it knows -----------------------------------------------------------------------------------------
 

@@ -152,3 +152,19 @@ def test_whether_a_path_leaves_the_machine_is_told_by_its_host_and_not_by_an_add
     elsewhere = [nodes[0], replace(nodes[1], facts=replace(nodes[1].facts, host="h1", name="w3"))]
     away = {(path.source, path.target) for path in world.measure(*elsewhere)[0] if not path.loopback}
     assert away == {(HEAD, "w3"), ("w3", HEAD), ("w1", "w3"), ("w3", "w1")}
+
+
+def test_paths_that_are_no_longer_believed_are_measured_again_and_others_are_not(world):
+    nodes = [world.node(n, hosts=(f"10.0.0.{n}",)) for n in (1, 2, 3)]
+    world.measure(*nodes)
+    count = len(world.asked)
+    world.book.forget(["w1"])
+    world.measure(*nodes)
+    again = world.asked[count:]
+    assert sorted(again) == [
+        (HEAD, "10.0.0.1"),
+        ("w1", "10.0.0.2"),
+        ("w1", "10.0.0.3"),
+        ("w2", "10.0.0.1"),
+        ("w3", "10.0.0.1"),
+    ]

@@ -40,6 +40,15 @@ class Replanning:
         """Whether somebody was never measured and cannot be beside stages."""
         return self._replans and self._planning.is_held_up
 
+    @property
+    def replans(self) -> bool:
+        """Whether a running plan may be replaced by a better one."""
+        return self._replans
+
+    def forget(self, nodes: Sequence[Node]) -> None:
+        """Let these workers be measured anew for the next plan."""
+        self._planning.forget(nodes)
+
     async def now(self, nodes: Sequence[Node]) -> Planned:
         """A plan from nothing. Raises as `Planning.now`."""
         return await self._planning.now(self._wanted, nodes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hyperlane.core import Kept, Plan
+from hyperlane.core import Achieved, Kept, Plan
 from hyperlane.errors import HyperlaneError
 from hyperlane.wire.link import Ring
 
@@ -22,6 +22,10 @@ class Served(Protocol):
 
     def idle(self) -> bool:
         """Whether no request waits or runs."""
+        ...
+
+    def done(self) -> tuple[Achieved, int]:
+        """What the last plan did of late, and how many tokens were generated since the start."""
         ...
 
     def excuse(self) -> None:

@@ -13,9 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hyperlane.cluster import rpc
+from hyperlane.cluster.pipelines import doubt
 from hyperlane.cluster.pipelines.blame import Blame
 from hyperlane.cluster.pipelines.company import Company
 from hyperlane.cluster.pipelines.controller import Controller
+from hyperlane.cluster.pipelines.doubt import Doubt
 from hyperlane.cluster.pipelines.facts import Attendance, Pipeline
 from hyperlane.cluster.pipelines.mending import fits_beside, is_mended, same_places
 from hyperlane.cluster.pipelines.replanning import Replanning
@@ -62,6 +64,11 @@ class _Changed:
     """Somebody came, or leaves."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Doubted:
+    """The running plan has long done other than it was predicted."""
+
+
 class Upkeep:
     """One for each pipeline, from its first ring on. Everything but `lost` belongs to the event loop."""
 
@@ -86,6 +93,7 @@ class Upkeep:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[_Lost | _Changed] = asyncio.Queue()
+        self._doubt, self._next_doubt_s = Doubt(), self._clock() + doubt.LOOK_EVERY_S
         self._blame = Blame(company.breakers, company.clock)
         self._generation = 0
         self._look_again_s: float | None = None
@@ -145,7 +153,9 @@ class Upkeep:
         while True:
             event = await self._next()
             try:
-                if not isinstance(event, _Lost):
+                if isinstance(event, _Doubted):
+                    await self._measure_again()
+                elif not isinstance(event, _Lost):
                     await self._settle()
                     await self._improve()
                 elif event.generation == self._generation:
@@ -156,13 +166,27 @@ class Upkeep:
                 if isinstance(event, _Lost) or not (self._running and self._controller.runs(self._running)):
                     self._events.put_nowait(_Lost(self._generation, error))
 
-    async def _next(self) -> _Lost | _Changed:
+    async def _next(self) -> _Lost | _Changed | _Doubted:
         """The next event; it is time for one as well to look for workers that are away, and to try one again."""
-        pauses = [self._company.breakers.next_half_open_s(self._clock()), self._look_again_s]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min((pause for pause in pauses if pause is not None), default=None)):
-                return await self._events.get()
-        return _Changed()
+        while True:
+            pauses = [self._company.breakers.next_half_open_s(self._clock()), self._look_again_s]
+            pause_s = min((pause for pause in pauses if pause is not None), default=float("inf"))
+            doubt_in_s = max(0.0, self._next_doubt_s - self._clock())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause_s, doubt_in_s)):
+                    return await self._events.get()
+            if pause_s <= doubt_in_s:
+                return _Changed()
+            if self._doubts():
+                return _Doubted()
+
+    def _doubts(self) -> bool:
+        """A look at what the running plan does; whether to measure again now."""
+        self._next_doubt_s = self._clock() + doubt.LOOK_EVERY_S
+        if self._running is None or not self._replanning.replans:
+            return False
+        self._doubt = self._doubt.seen(self._running.plan.prediction, *self._head.done())
+        return self._doubt.is_due(self._clock()) and self._head.idle()
 
     async def _look(self) -> Attendance:
         seen = await self._controller.crew.look()
@@ -304,13 +328,22 @@ class Upkeep:
         self._look_again_s = LOOK_AGAIN_S
         if not self._head.idle():
             return
-        log.info("nobody waits: workers are measured that never were")
+        log.info("nobody waits: workers are measured")
         await self._let_go()
         try:
             await self._controller.clear()
             await self._serve(await self._change(await self._replanning.now(nodes)))
         except HyperlaneError as error:
             await self._recover(error)
+
+    async def _measure_again(self) -> None:
+        """What was measured is believed no more. A request that comes meanwhile waits, as after a loss."""
+        async with self._claims.planning:
+            nodes = self._replanning.usable(await self._look())
+        log.info("the plan has long done other than it was predicted: its workers are measured again")
+        self._replanning.forget(nodes)
+        self._doubt = self._doubt.settled(self._clock())
+        await self._measure_in_quiet(nodes)
 
     async def _let_go(self) -> None:
         self._generation += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -37,6 +37,7 @@ class ClusterProfiler:
         self._paths = PathBook(head, here)
         self._again = again
         self._measured: set[str] = set()
+        self._doubted: set[str] = set()
         self._head_costs: dict[int, HeadCost] = {}
         self._links: tuple[LinkStatus, ...] = ()
 
@@ -55,6 +56,11 @@ class ClusterProfiler:
         )
         self._links = links_of(paths, routes)
         return Measured(facts, routes)
+
+    def forget(self, names: Collection[str]) -> None:
+        """See `Measures`."""
+        self._doubted |= set(names)
+        self._paths.forget(names)
 
     async def routes(self, nodes: Sequence[Node], report: Report) -> tuple[Route, ...]:
         """See `Measures`."""
@@ -81,6 +87,7 @@ class ClusterProfiler:
                 if _kind(node.facts) not in profiles:
                     profiles[_kind(node.facts)] = await self._device(node, shape, report)
                 self._measured.add(node.facts.name)
+                self._doubted.discard(node.facts.name)
             return {node.facts.name: profiles[_kind(node.facts)] for node in workers}
 
         tasks = [asyncio.ensure_future(one_by_one(workers)) for workers in machines.values()]
@@ -98,7 +105,7 @@ class ClusterProfiler:
         def tell(progress: LoadProgress) -> None:
             report(Progress(f"worker {name}", progress.phase, progress.done, progress.total))
 
-        again = self._again and name not in self._measured
+        again = name in self._doubted or (self._again and name not in self._measured)
         return await node.client.profile(shape, tell, PROFILE_TIMEOUT_S, again=again)
 
     async def _head(self, shape: ProfileShape, workers: Sequence[WorkerFacts]) -> HeadCost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,6 +66,10 @@ class Measures(Protocol):
             ClusterError: a worker's device cannot compute such a layer.
 
         """
+        ...
+
+    def forget(self, names: Collection[str]) -> None:
+        """Measure these workers, and the paths to and from them, anew when they are asked for next."""
         ...
 
     async def routes(self, nodes: Sequence[Node], report: Report) -> tuple[Route, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyperlane.cluster.planner.facts import HEAD, PathFacts
@@ -70,6 +70,10 @@ class PathBook:
                 self._keep(pair, one, missing, by_name)
             done += len(together)
         return self._facts(every, by_name), self._routes(every, by_name)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Believe no path to or from these workers any more."""
+        self._known = {key: found for key, found in self._known.items() if not {key[0], key[1]} & set(names)}
 
     def _is_known(self, pair: Pair, nodes: Mapping[str, Node]) -> bool:
         found = self._known.get(_key(pair, nodes))
