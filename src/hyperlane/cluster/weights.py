@@ -154,4 +154,5 @@ def stage_tensors(spec: StageSpec) -> list[str]:
     units = [layout.layer_layout(spec.model, layer) for layer in range(spec.layers.first, spec.layers.last)]
     first = [layout.embedding_layout(spec.model)] if spec.is_first else []
     last = [layout.output_layout(spec.model)] if spec.is_last else []
-    return [name for unit in (*first, *units, *last) for name in unit.tensors]
+    links = [unit for unit in layout.link_layouts(spec) if unit is not None]
+    return list(dict.fromkeys(name for unit in (*first, *units, *last, *links) for name in unit.tensors))

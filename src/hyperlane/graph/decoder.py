@@ -29,6 +29,7 @@ class StageShape:
 
     `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
     family allows it. `precision_in`, `precision_out`: of hidden states. `top_parts`: see `candidates`.
+    `gains_in`, `gains_out`: what packed values were and are multiplied by, float32 [hidden]; None: by nothing.
     `fused_gate`: the device has `GatedRMSNorm`. `singles`: see `Attention`.
     """
 
@@ -43,6 +44,8 @@ class StageShape:
     half: bool = False
     precision_in: Precision = Precision.RAW
     precision_out: Precision = Precision.RAW
+    gains_in: wire_codec.Floats | None = None
+    gains_out: wire_codec.Floats | None = None
     top_parts: int = 1
     fused_gate: bool = False
     singles: int = 0
@@ -163,7 +166,7 @@ class Decoder(ABC):
         if precision is Precision.F32:
             return self.graph.input(names.HIDDEN_IN, TensorProto.FLOAT, ["batch", "tokens", size])
         packed = self.graph.input(names.HIDDEN_IN, TensorProto.UINT8, ["batch", "tokens", "token_bytes"])
-        return wire_codec.unpack(self.graph, packed, size, precision, "received/single")
+        return wire_codec.unpack(self.graph, packed, size, precision, "received/single", gains=self.shape.gains_in)
 
     def _pass_on_single(self, stream: Stream) -> None:
         if self.numbers.stream == TensorProto.FLOAT:
@@ -185,7 +188,7 @@ class Decoder(ABC):
             return
         hidden = self._sum(stream, "passed/hidden")
         single = self._cast(hidden, self.numbers.stream, TensorProto.FLOAT, "passed/single")
-        wire_codec.pack(graph, single, size, precision, names.HIDDEN_OUT)
+        wire_codec.pack(graph, single, size, precision, names.HIDDEN_OUT, gains=self.shape.gains_out)
         graph.output(names.HIDDEN_OUT, TensorProto.UINT8, ["batch", "tokens", "token_bytes"])
 
     def _embed(self) -> str:

@@ -38,8 +38,15 @@ _NUMBERS = -(-BLOCK // INT4_HELD)
 """Numbers of 22 bits in a block of int4, of which the last has 18: low bytes, middle bytes, nibbles, pairs of bits."""
 
 
-def pack(graph: GraphBuilder, x: str, hidden: int, precision: Precision, name: str) -> str:
-    """Add what packs x, float32 [batch, tokens, hidden]; returns `name`, uint8 [batch, tokens, token bytes]."""
+def pack(
+    graph: GraphBuilder, x: str, hidden: int, precision: Precision, name: str, *, gains: Floats | None = None
+) -> str:
+    """Add what packs x, float32 [batch, tokens, hidden]; returns `name`, uint8 [batch, tokens, token bytes].
+
+    `gains`: what x is multiplied by before, float32 [hidden].
+    """
+    if gains is not None:
+        x = graph.node("Mul", [x, graph.constant("packed/gains", gains)], "packed/weighed")
     shape = graph.constant("packed/blocks", np.array([0, 0, hidden // BLOCK, BLOCK], np.int64))
     blocks = graph.node("Reshape", [x, shape], "packed/values")
     packer = _Packer(graph, "packed")
@@ -49,8 +56,13 @@ def pack(graph: GraphBuilder, x: str, hidden: int, precision: Precision, name: s
     return graph.node("Reshape", [octets, flat], name)
 
 
-def unpack(graph: GraphBuilder, x: str, hidden: int, precision: Precision, name: str) -> str:
-    """Add what unpacks x, uint8 [batch, tokens, token bytes]; returns `name`, float32 [batch, tokens, hidden]."""
+def unpack(
+    graph: GraphBuilder, x: str, hidden: int, precision: Precision, name: str, *, gains: Floats | None = None
+) -> str:
+    """Add what unpacks x, uint8 [batch, tokens, token bytes]; returns `name`, float32 [batch, tokens, hidden].
+
+    `gains`: what the packed values were multiplied by, float32 [hidden].
+    """
     blocks, size = hidden // BLOCK, BLOCK_BYTES[precision]
     shape = graph.constant("unpacked/blocks", np.array([0, 0, blocks, size], np.int64))
     octets = graph.node("Reshape", [x, shape], "unpacked/octets")
@@ -58,7 +70,10 @@ def unpack(graph: GraphBuilder, x: str, hidden: int, precision: Precision, name:
     unpacker = _Unpacker(graph, "unpacked")
     values = unpacker.int8(numbers) if precision is Precision.INT8 else unpacker.int4(numbers)
     flat = graph.constant("unpacked/flat", np.array([0, 0, hidden], np.int64))
-    return graph.node("Reshape", [values, flat], name)
+    if gains is None:
+        return graph.node("Reshape", [values, flat], name)
+    weighed = graph.node("Reshape", [values, flat], "unpacked/weighed")
+    return graph.node("Mul", [weighed, graph.constant("unpacked/gains", np.reciprocal(gains))], name)
 
 
 class _Codec:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hyperlane.core import ModelFacts, WeightForm
+from hyperlane.core import ModelFacts, StageSpec, WeightForm
 from hyperlane.errors import UnsupportedModel
 from hyperlane.models.inventory import EMBEDDING, OUTPUT, OUTPUT_NORM
 
 EMBEDDING_UNIT = "embedding"
 """The name of the unit whose rows are looked up, and not multiplied by."""
+
+LINK_READERS = 3
+"""Layers whose norms say what is of importance on the link before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,25 @@ def output_layout(facts: ModelFacts) -> UnitLayout:
     matrix = EMBEDDING if facts.tied_output else OUTPUT
     part = MatrixPart("output", (matrix,), (0,))
     return UnitLayout("output", (part,), {"output/norm": OUTPUT_NORM}, facts.norm_bias, _of_vocabulary(facts.weights))
+
+
+def link_layouts(spec: StageSpec) -> tuple[UnitLayout | None, UnitLayout | None]:
+    """The tensors that decide what both links' values are multiplied by; None where these are not packed."""
+    return (
+        _link(spec.model, spec.layers.first) if spec.precision_in.packs else None,
+        _link(spec.model, spec.layers.last) if spec.precision_out.packs else None,
+    )
+
+
+def _link(facts: ModelFacts, layer: int) -> UnitLayout:
+    """The norms of the next layers that read what a link carries: how much of an error in each value counts.
+
+    Behind the last layer it is the norm of the projection.
+    """
+    path = f"link.{layer}"
+    readers = range(layer, min(layer + LINK_READERS, facts.layers))
+    names = {f"{path}/{at}/{short}": f"blk.{at}.{tensor}.weight" for at in readers for short, tensor in _NORMS.items()}
+    return UnitLayout(path, (), names or {f"{path}/output/norm": OUTPUT_NORM}, facts.norm_bias)
 
 
 def _of_vocabulary(weights: WeightForm) -> WeightForm:

@@ -104,7 +104,7 @@ def _write(order: Assembly, folder: Path) -> None:
             arrays = in_types(unit.arrays, order.numbers)
             initialisers += [beside(name, array, WEIGHTS, span) for name, array, span in _append(file, arrays)]
         _sync(file)
-    model = order.graph(forms, initialisers)
+    model = order.graph(forms, initialisers, order.read_gains(Assembly.read))
     notes = describe(order.spec, model, order.options.device)
     for name, content in {MODEL: model, MANIFEST: notes.json(), README: readme(notes)}.items():
         with (folder / name).open("wb") as file:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from onnx import TensorProto
 
 from hyperlane.core import StageSpec
@@ -19,11 +20,19 @@ from hyperlane.graph.decoder import StageShape
 from hyperlane.graph.families import FUSED_GATES, build_stage
 from hyperlane.graph.forms import Forms, MatrixForm
 from hyperlane.graph.numbers import Numbers
-from hyperlane.models.layout import EMBEDDING_UNIT, UnitLayout, embedding_layout, layer_layout, output_layout
+from hyperlane.models.layout import (
+    EMBEDDING_UNIT,
+    UnitLayout,
+    embedding_layout,
+    layer_layout,
+    link_layouts,
+    output_layout,
+)
 from hyperlane.models.weights import ExpectingSource, OneAtATime, TensorSource
 from hyperlane.stage.arena import positions
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.initialisers import given, mapped
+from hyperlane.stage.link_gains import LinkGains, link_gains, vectors_of
 from hyperlane.stage.numbers import TypedArray, in_types, numbers_of
 from hyperlane.stage.options import Arithmetic, BlockOffsets, EngineOptions, KvElement
 from hyperlane.stage.orders import LoadProgress
@@ -47,6 +56,7 @@ ARRAYS = "arrays 1"
 """What tells converted arrays from packed ones; another number when a conversion gives something else."""
 
 ReportProgress = Callable[[LoadProgress], None]
+ReadLayout = Callable[["Assembly", UnitLayout], UnitWeights]
 
 _INT8, _F32 = 4, 1
 
@@ -119,7 +129,7 @@ class Assembly:
 
     def expect(self, layouts: Iterable[UnitLayout]) -> None:
         """Tell a source that fetches what will be read of it."""
-        names = [name for layout in layouts for name in layout.tensors]
+        names = list(dict.fromkeys(name for layout in layouts for name in layout.tensors))
         if names and isinstance(self.source, ExpectingSource):
             self.source.expect(names)
 
@@ -131,7 +141,7 @@ class Assembly:
             yield layout
         self.progress(LoadProgress(STARTING))
 
-    def read_all(self, get: Callable[[Assembly, UnitLayout], UnitWeights]) -> Iterator[UnitWeights]:
+    def read_all(self, get: ReadLayout) -> Iterator[UnitWeights]:
         """All units in their order, got side by side, each reported when it is done."""
         alone = replace(self, source=OneAtATime(self.source))
         wanted = units(self.spec)
@@ -151,7 +161,13 @@ class Assembly:
         unit = self.read(layout)
         return replace(unit, arrays=in_types(unit.arrays, self.numbers))
 
-    def graph(self, forms: Forms, initialisers: Sequence[TensorProto], singles: int = 0) -> bytes:
+    def read_gains(self, read: ReadLayout) -> LinkGains:
+        """What the links' values are multiplied by."""
+        return link_gains(
+            self.spec, lambda layout: [np.asarray(one, np.float32) for one in read(self, layout).arrays.values()]
+        )
+
+    def graph(self, forms: Forms, initialisers: Sequence[TensorProto], gains: LinkGains, singles: int = 0) -> bytes:
         """The stage's graph; `singles`: the one for so many tokens that are taken one by one."""
         shape = StageShape(
             facts=self.spec.model,
@@ -165,6 +181,8 @@ class Assembly:
             half=provider_of(self.options.device).half and not self.options.single,
             precision_in=self.spec.precision_in,
             precision_out=self.spec.precision_out,
+            gains_in=gains.received,
+            gains_out=gains.sent,
             fused_gate=self._fused_gate,
             top_parts=parts_of(self.spec.model.vocab) if provider_of(self.options.device).searches_parts else 1,
             singles=singles,
@@ -199,22 +217,27 @@ def _load_ready(order: Assembly, store: ReadyStore, singles: int) -> Engine:
         ready = _ready_units(order, store, packer)
     forms = {path: parts for unit in ready for path, parts in read_forms(unit).items()}
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
-    graph = order.graph(forms, initialisers)
-    by_one = partial(order.graph, forms, initialisers, singles) if singles > 1 and len(order.spec.layers) else None
-    engine = onnx_sessions.start_mapped(order.spec, graph, store.root, order.options, by_one)
+    gains = link_gains(order.spec, lambda layout: vectors_of(_ready_unit(order, store, packer, layout)))
+    make = partial(order.graph, forms, initialisers, gains)
+    by_one = partial(make, singles) if singles > 1 and len(order.spec.layers) else None
+    engine = onnx_sessions.start_mapped(order.spec, make(), store.root, order.options, by_one)
     release_after_load(store.root)
     return engine
 
 
 def _ready_units(order: Assembly, store: ReadyStore, packer: UnitPacker) -> list[ReadyUnit]:
-    keys = {layout.name: _key(order, packer, layout) for layout in units(order.spec)}
-    order.expect(layout for layout in units(order.spec) if not store.has(keys[layout.name]))
-    ready = []
-    for layout in order.counted():
-        model = order.spec.model
-        about = {"model": model.fingerprint, "name": model.name, "unit": layout.name}
-        ready.append(store.get_or_make(keys[layout.name], partial(_make_unit, order, packer, layout), about))
-    return ready
+    order.expect(layout for layout in _all_layouts(order.spec) if not store.has(_key(order, packer, layout)))
+    return [_ready_unit(order, store, packer, layout) for layout in order.counted()]
+
+
+def _ready_unit(order: Assembly, store: ReadyStore, packer: UnitPacker, layout: UnitLayout) -> ReadyUnit:
+    model = order.spec.model
+    about = {"model": model.fingerprint, "name": model.name, "unit": layout.name}
+    return store.get_or_make(_key(order, packer, layout), partial(_make_unit, order, packer, layout), about)
+
+
+def _all_layouts(spec: StageSpec) -> list[UnitLayout]:
+    return [*units(spec), *(layout for layout in link_layouts(spec) if layout is not None)]
 
 
 def _key(order: Assembly, packer: UnitPacker, layout: UnitLayout) -> str:
@@ -241,23 +264,27 @@ def _load_arrays(order: Assembly, store: ReadyStore | None) -> Engine:
     """With all weights as arrays; those that were converted before are mapped."""
     from hyperlane.stage import onnx_sessions
 
-    wanted = [layout for layout in units(order.spec) if store is None or not store.has(_array_key(order, layout))]
-    order.expect(wanted)
+    layouts = _all_layouts(order.spec)
+    order.expect(layout for layout in layouts if store is None or not store.has(_array_key(order, layout)))
     arrays: dict[str, TypedArray] = {}
     forms: dict[str, tuple[MatrixForm, ...]] = {}
     for unit in order.read_all(Assembly.read_typed if store is None else partial(_kept, store)):
         arrays |= unit.arrays
         forms |= unit.forms
-    graph = order.graph(forms, [given(name, array) for name, array in arrays.items()])
+    initialisers = [given(name, array) for name, array in arrays.items()]
+    plain = Assembly.read if store is None else partial(_kept, store, read=Assembly.read)
+    graph = order.graph(forms, initialisers, order.read_gains(plain))
     return onnx_sessions.start(order.spec, graph, arrays, order.options)
 
 
-def _kept(store: ReadyStore, order: Assembly, layout: UnitLayout) -> UnitWeights:
+def _kept(
+    store: ReadyStore, order: Assembly, layout: UnitLayout, read: ReadLayout = Assembly.read_typed
+) -> UnitWeights:
     """A unit from the store, converted before if it was not there."""
     about = {"model": order.spec.model.fingerprint, "name": order.spec.model.name, "unit": layout.name}
 
     def make() -> Contents:
-        unit = order.read_typed(layout)
+        unit = read(order, layout)
         return [NewTensor(name, array) for name, array in unit.arrays.items()], forms_text(unit.forms)
 
     return mapped_arrays(store.get_or_make(_array_key(order, layout), make, about))

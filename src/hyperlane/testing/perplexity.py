@@ -36,16 +36,20 @@ def perplexity(pipeline: InProcessPipeline, golden: Path) -> tuple[float, float]
     return float(np.exp(losses(pipeline, golden).mean())), float(np.exp(np.load(golden)["nll"]))
 
 
-def losses(pipeline: InProcessPipeline, golden: Path, windows: int | None = None) -> npt.NDArray[np.float64]:
-    """Of each predicted token of the file's first windows; of all if no number is said."""
+def losses(pipeline: InProcessPipeline, golden: Path) -> npt.NDArray[np.float64]:
+    """Of each predicted token of the file's windows."""
+    file = np.load(golden)
+    size = int(file["window"])
+    return np.concatenate([window_losses(pipeline, golden, at * size) for at in range(int(file["windows"]))])
+
+
+def window_losses(pipeline: InProcessPipeline, golden: Path, start: int) -> npt.NDArray[np.float64]:
+    """Of each predicted token of a window that begins at the file's token `start`."""
     file = np.load(golden)
     size, bos = int(file["window"]), int(file["bos"])
-    found: list[float] = []
-    for index in range(int(file["windows"]) if windows is None else windows):
-        window = file["text"][index * size : (index + 1) * size].tolist()
-        window[0] = window[0] if bos < 0 else bos
-        found += _losses(pipeline, window)
-    return np.array(found)
+    window = file["text"][start : start + size].tolist()
+    window[0] = window[0] if bos < 0 else bos
+    return np.array(_losses(pipeline, window))
 
 
 def _losses(pipeline: InProcessPipeline, window: Sequence[int]) -> list[float]:

@@ -17,7 +17,7 @@ from hyperlane.wire.limits import Terms, payload_bytes
 from hyperlane.wire.rows import largest_rows_size, pack_rows, rows_size, unpack_rows
 from hyperlane.wire.timings import TIMING, PassedTiming, TimingRecords, pack_timings
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAGIC = b"HYPL"
 HEADER = struct.Struct("<4sBBHQQQIHH")
 """magic, version, kind, flags, epoch, step, payload bytes, rows bytes, rows, timings."""
