@@ -14,7 +14,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,16 @@ import numpy.typing as npt
 
 from hyperlane.bench.machine import describe_machine
 from hyperlane.config import Paths, load
-from hyperlane.core import Epoch, HeadId, LayerRange, Row, StageSpec
+from hyperlane.core import Epoch, HeadId, LayerRange, Precision, Row, StageSpec
+from hyperlane.graph import wire_points
 from hyperlane.models.download import pull
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.stage.engine import Engine
+from hyperlane.stage.link_gains import link_gains
 from hyperlane.stage.loading import load_engine
-from hyperlane.stage.options import REFERENCE
+from hyperlane.stage.options import REFERENCE, BlockOffsets
+from hyperlane.stage.weights import read_unit
 
 MODELS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -57,14 +60,20 @@ class Way:
     by_largest: bool = False
     scale_bits: int = 8
     first_exact: bool = False
+    points: bool = False
+    weighed: bool = False
 
     def bits(self, hidden: int) -> float:
         """Of a value."""
         scales = self.scale_bits * (2 if self.offset else 1) / self.group
-        return math.log2(self.levels) + scales + 32 * self.apart / hidden + 16 * self.apart_of_block / 64
+        levels = wire_points.NUMBERS ** (1 / 4) if self.points else self.levels
+        return math.log2(levels) + scales + 32 * self.apart / hidden + 16 * self.apart_of_block / 64
 
-    def round(self, values: Floats) -> Floats:
-        """Rows [tokens, hidden] as they arrive."""
+    def round(self, values: Floats, gains: Floats) -> Floats:
+        """Rows [tokens, hidden] as they arrive; `gains`: of channels."""
+        return self._rounded_rows(values * gains) / gains if self.weighed else self._rounded_rows(values)
+
+    def _rounded_rows(self, values: Floats) -> Floats:
         kept = self._kept(values)
         rest = (values - kept).reshape(len(values), -1, 64)
         turned = rest @ hadamard() if self.rotated else rest
@@ -83,6 +92,8 @@ class Way:
         return kept
 
     def _rounded(self, groups: Floats) -> Floats:
+        if self.points:
+            return nearest_points(groups)
         if self.offset:
             low, high = groups.min(-1, keepdims=True), groups.max(-1, keepdims=True)
             step = np.maximum((high - low) / (self.levels - 1), 1e-30)
@@ -98,7 +109,7 @@ class Way:
 
 WAYS = (
     Way("int8, groups of 32", group=32, levels=256, even=True, rotated=False),
-    Way("int8, rotated (used)", levels=256, even=True),
+    Way("int8, rotated", levels=256, even=True),
     Way("int4, groups of 32", group=32, even=True, rotated=False, scale_bits=16),
     Way("asymmetric, groups of 32", group=32, offset=True, rotated=False, scale_bits=16),
     Way("rotated, groups of 32", group=32, even=True, scale_bits=16),
@@ -110,8 +121,33 @@ WAYS = (
     Way("the same, first exact", levels=20, apart_of_block=True, first_exact=True),
     Way("4 apart, 22 levels", levels=22, apart=4),
     Way("1 of 64 apart, 20 by largest", levels=20, apart_of_block=True, by_largest=True),
-    Way("1 of 64 apart, 21 by largest (used)", levels=21, apart_of_block=True, by_largest=True),
+    Way("1 of 64 apart, 21 by largest", levels=21, apart_of_block=True, by_largest=True),
+    Way("the same, weighed", levels=21, apart_of_block=True, by_largest=True, weighed=True),
+    Way("1 of 64 apart, points", apart_of_block=True, points=True),
+    Way("the same, weighed (used)", apart_of_block=True, points=True, weighed=True),
+    Way("int8, rotated, weighed (used)", levels=256, even=True, weighed=True),
 )
+
+
+def nearest_points(groups: Floats) -> Floats:
+    """Four values at a time as points, by the better of two scales an eighth apart."""
+    quads = groups.reshape(*groups.shape[:-1], -1, 4)
+    largest = np.sqrt(np.square(quads).sum(-1).max(-1))[..., None, None]
+    found = [_to_points(quads, largest * size) for size in (1.06, 0.94)]
+    errors = [np.square(one - quads).sum((-1, -2), keepdims=True) for one in found]
+    return np.where(errors[1] < errors[0], found[1], found[0]).reshape(groups.shape)
+
+
+def _to_points(quads: Floats, scale: Floats) -> Floats:
+    ratios = quads / np.maximum(scale, 1e-30)
+    bent = ratios * wire_points.SPREAD / (1 + wire_points.BEND * np.square(ratios).sum(-1, keepdims=True))
+    near = np.clip(bent, 0.01 - wire_points.REACH, wire_points.REACH - 0.01)
+    whole = np.round(near)
+    is_half = np.abs(near - whole).sum(-1, keepdims=True) > 1
+    places = np.where(is_half, np.floor(near), whole) @ wire_points.cell_strides().astype(float)
+    places += np.where(is_half, wire_points.HALF_CELLS, wire_points.WHOLE_CELLS)
+    numbers = wire_points.numbers_of_cells()[places[..., 0].astype(int)]
+    return wire_points.levels()[numbers.astype(int)] * scale
 
 
 @functools.cache
@@ -159,9 +195,10 @@ class Bench:
                 for at in range(len(cuts) + 1)
             ]
             self._engines = [load_engine(spec, file, options=REFERENCE) for spec in specs]
+            self._gains = [_gains(file, spec) for spec in specs[1:]]
         self.hidden = facts.hidden
         self._first = [_run(self._engines[0], self._rows, text.tobytes()) for text in self._texts]
-        self._raw = [self._predictions(first, lambda values: values) for first in self._first]
+        self._raw = [self._predictions(first, lambda values, _: values) for first in self._first]
 
     def compare(self, way: Way) -> tuple[float, float, float]:
         """Per cent of perplexity, its standard error, and KL, against raw links."""
@@ -177,14 +214,22 @@ class Bench:
         error = all_more.std() / math.sqrt(len(all_more))
         return 100 * math.expm1(all_more.mean()), 100 * error, 100 * statistics.mean(divergence)
 
-    def _predictions(self, payload: bytes, between: Callable[[Floats], Floats]) -> Floats:
+    def _predictions(self, payload: bytes, between: Callable[[Floats, Floats], Floats]) -> Floats:
         """Log-probabilities of the second half of a window."""
-        for engine in self._engines[1:]:
-            values = np.frombuffer(payload, np.float32).reshape(self._size, -1)
-            payload = _run(engine, self._rows, between(values.astype(np.float64)).astype(np.float32).tobytes())
+        for engine, gains in zip(self._engines[1:], self._gains, strict=True):
+            values = np.frombuffer(payload, np.float32).reshape(self._size, -1).astype(np.float64)
+            payload = _run(engine, self._rows, between(values, gains).astype(np.float32).tobytes())
         logits = np.frombuffer(payload, np.float32).reshape(len(self._rows[0].want), -1).astype(np.float64)
         logits -= logits.max(-1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def _gains(file: GgufFile, spec: StageSpec) -> Floats:
+    """Of the link into a stage."""
+    packed = replace(spec, precision_in=Precision.INT4)
+    found = link_gains(packed, lambda unit: list(read_unit(file, unit, BlockOffsets.WIDE).arrays.values())).received
+    assert found is not None
+    return found.astype(np.float64)
 
 
 def _run(engine: Engine, rows: Sequence[Row], payload: bytes) -> bytes:

@@ -25,10 +25,6 @@ WORTH_OF_RTT = 0.05
 """What saves less than this part of the round trip is not noticed on that path."""
 
 
-NEVER_INT4 = frozenset({"gemma3"})
-"""Families that lose too much by it for AUTO: Gemma 3 270M a tenth of its perplexity over two boundaries."""
-
-
 class Wire(enum.StrEnum):
     """What links are to carry: one precision on all, or for each what suits its path."""
 
@@ -81,15 +77,11 @@ def with_precisions(plan: Plan, wire: Wire, paths: Iterable[PathFacts] = ()) -> 
     workers = [stage.worker for stage in plan.stages]
     inner = (
         _common(source, target)
-        if (chosen := forced or _without_int4(plan, _suiting(source, target, known, hidden))) is Precision.RAW
+        if (chosen := forced or _suiting(source, target, known, hidden)) is Precision.RAW
         else chosen
         for source, target in pairwise(workers)
     )
     return replace(plan, precisions=(Precision.RAW, *inner, Precision.RAW))
-
-
-def _without_int4(plan: Plan, found: Precision) -> Precision:
-    return Precision.INT8 if found is Precision.INT4 and plan.model.family in NEVER_INT4 else found
 
 
 def _suiting(

@@ -1,8 +1,8 @@
 """The operators that pack a hidden state for a link and unpack it, and their constants. The bytes: docs/wire-format.md.
 
-A block's values are rotated by a Hadamard matrix, so that none stands out, and rounded: at int8 evenly, at int4 to 21
-levels that suit a normal distribution, after the block's largest value was taken out. Only operators whose result for
-a block does not depend on the blocks beside it: no logarithm, whose vector and scalar code may differ in the last bit.
+A block's values are rotated by a Hadamard matrix, so that none stands out, and rounded: at int8 evenly, at int4 four at
+a time to points (`wire_points`), after the block's largest value was taken out. Only operators whose result for a block
+does not depend on the blocks beside it: no logarithm, whose vector and scalar code may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from hyperlane.core import Precision
+from hyperlane.graph import wire_points
 from hyperlane.graph.builder import GraphBuilder
-from hyperlane.wire.packing import BLOCK, BLOCK_BYTES, INT4_HELD, INT4_LEVELS, NOT_FINITE, packed_bytes
+from hyperlane.wire.packing import BLOCK, BLOCK_BYTES, NOT_FINITE, QUAD, packed_bytes
 
 Floats = npt.NDArray[np.float32]
 
 UNIT_CODE, OCTAVE_CODES = 102, 6
 """The scale of code c is 2 ** ((c − 102) / 6): from 2⁻¹⁷ to 2²⁵."""
 
-TOP_STEP = 1.5
+TOP_STEP = 0.5
 """The value apart is a whole number of steps of so many scales, at most 127 of them."""
 
-TOP_RATIO = 175.0
-"""The scale is at least the value apart ÷ this, so that its steps are enough after the scale was rounded too."""
+TOP_RATIO = 55.0
+"""The scale is at least the value apart ÷ this, so that its steps are enough at the smaller scale tried too."""
 
-CURVE = (0.702, 0.207, 0.492)
-"""Level t of −1 … 1 is t (a − b t²) / (1 − c t²) scales: nearly those of least error for a normal distribution."""
+ROUNDED_UP = 2 ** (1 / 30)
+"""Tried at int4 are the smallest scale whose product with this is above what was measured, and the next smaller."""
 
-SPREAD, GAIN = 0.9, 1.08
-"""Where levels begin: erf(value / spread) · gain is even there, nearly."""
-
-_NUMBERS = -(-BLOCK // INT4_HELD)
-"""Numbers of 22 bits in a block of int4, of which the last has 18: low bytes, middle bytes, nibbles, pairs of bits."""
+_QUADS = BLOCK // QUAD
+_UPPER_BYTES = BLOCK_BYTES[Precision.INT4] - 2 - 2 * _QUADS
+_DIGITS = 5
+"""Digits base 3 in an upper byte: of four numbers, and of the place of the value apart."""
 
 
 def pack(
@@ -97,6 +97,10 @@ class _Codec:
     def joined(self, parts: Sequence[str], name: str) -> str:
         return self._graph.node("Concat", parts, f"{self._path}/{name}", axis=-1)
 
+    def shape(self, name: str, sizes: Sequence[int]) -> str:
+        """A shape as a constant."""
+        return self.constant(f"{name}/shape", np.array(sizes, np.int64))
+
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         return self._graph.constant(f"{self._path}/{name}", value)
 
@@ -134,27 +138,104 @@ class _Packer(_Codec):
         return self._behind_code(below, self.op("Add", steps, 128.0, name="shifted"))
 
     def int4(self, values: str) -> str:
-        """Scale, the value apart and its place, then 64 levels."""
+        """Scale, the value apart and its place, then 16 points: by two scales, and what comes nearer to the values."""
         place = self._graph.node("ArgMax", [self.op("Abs", values, name="sizes")], f"{self._path}/argmax", axis=-1)
-        place = self.cast(place, TensorProto.FLOAT, "apart/index")
-        here = self.places(place)
-        alone = self.op("Where", here, values, 0.0, name="apart/alone")
+        is_here = self.places(self.cast(place, TensorProto.FLOAT, "apart/index"))
+        here = self.cast(is_here, TensorProto.FLOAT, "apart/here")
+        alone = self.op("Where", is_here, values, 0.0, name="apart/alone")
         top = self.sum("ReduceSum", alone, "apart/value")
         others = self.op("MatMul", self.op("Sub", values, alone, name="others"), hadamard(), name="others/rotated")
-        largest = self.sum("ReduceMax", self.op("Abs", others, name="others/sizes"), "others/largest")
-        below, scale = self._scale(self._measure(largest, top), scales()[:NOT_FINITE] * np.float32(2 ** (1 / 12)))
+        codes, scale = self._two_scales(self._measure(others, top))
+        both = self.shape("both", [0, 0, 0, 1, -1])
         step = self.op("Mul", scale, TOP_STEP, name="apart/step")
+        top = self.op("Reshape", top, both, name="apart/value/both")
         steps = self.op("Round", self.op("Div", top, step, name="apart/ratio"), name="apart/steps")
-        taken = self.op("Sub", values, self.op("Mul", steps, step, name="apart/taken"), name="apart/left")
-        codes = self._codes(self.op("Where", here, taken, values, name="left"), scale)
-        return self._behind_code(below, self._octets(codes, [steps, place]))
+        here_twice, values_twice = (
+            self.op("Reshape", one, both, name=f"{name}/both") for name, one in (("here", here), ("values", values))
+        )
+        taken = self.op("Mul", self.op("Mul", steps, step, name="apart/taken"), here_twice, name="apart/taken/here")
+        left = self.op("Sub", values_twice, taken, name="left")
+        rotated = self.op("Div", self.op("MatMul", left, hadamard(), name="rotated"), scale, name="ratios")
+        numbers, error = self._points(rotated)
+        octets = self._octets(numbers, steps, here_twice)
+        return self._nearer(self.joined([codes, octets], "octets/numbers"), error, scale)
 
-    def _measure(self, largest: str, top: str) -> str:
-        """The larger of what the others and the value apart ask for; not a number where one of them is none."""
-        least = self.op("Mul", self.op("Abs", top, name="apart/size"), 1 / TOP_RATIO, name="apart/least")
+    def _measure(self, others: str, top: str) -> str:
+        """Squared: the larger of what the quads of the others and the value apart ask for; not a number beside one."""
+        quads = self.op("Reshape", others, self.shape("others/quads", [0, 0, 0, _QUADS, QUAD]), name="others/quad")
+        square = self.op("Mul", quads, quads, name="others/squares")
+        axes = self.constant("last", np.array([-1], np.int64))
+        sizes = self._graph.node("ReduceSum", [square, axes], f"{self._path}/others/sizes", keepdims=0)
+        largest = self.sum("ReduceMax", sizes, "others/largest")
+        part = self.op("Mul", top, 1 / TOP_RATIO, name="apart/part")
+        least = self.op("Mul", part, part, name="apart/least")
         is_less = self.op("Less", least, largest, name="apart/less")
         larger = self.op("Where", is_less, largest, least, name="larger")
         return self.op("Add", larger, self.op("Mul", largest, 0.0, name="others/nothing"), name="measure")
+
+    def _two_scales(self, measure: str) -> tuple[str, str]:
+        """Codes and scales to try, [.., blocks, 2, 1] each."""
+        bounds = np.square(scales()[:NOT_FINITE].astype(np.float64) * ROUNDED_UP).astype(np.float32)
+        is_below = self.op("Less", measure, bounds, name="below/each")
+        below = self.sum("ReduceSum", self.cast(is_below, TensorProto.FLOAT, "below/counted"), "below")
+        index = self.cast(below, TensorProto.INT32, "below/index")
+        first = NOT_FINITE - np.arange(NOT_FINITE + 1)
+        codes = np.stack([first, np.maximum(first - 1, 0)], -1)
+        tables = {"codes": codes.astype(np.float32), "scale": scales()[codes]}
+        found = [
+            self._graph.node("Gather", [self.constant(f"{name}/table", table), index], f"{self._path}/{name}", axis=0)
+            for name, table in tables.items()
+        ]
+        twice = self.shape("twice", [0, 0, 0, 2, 1])
+        one, other = (self.op("Reshape", each, twice, name=f"{each.split('/')[-1]}/twice") for each in found)
+        return one, other
+
+    def _points(self, ratios: str) -> tuple[str, str]:
+        """Numbers of points [.., 2, 16], and the squared error in scales [.., 2, 1], of ratios to it [.., 2, 64]."""
+        quads = self.op("Reshape", ratios, self.shape("quads", [0, 0, 0, 0, _QUADS, QUAD]), name="quad")
+        square = self.sum("ReduceSum", self.op("Mul", quads, quads, name="quad/squares"), "quad/sizes")
+        bend = self.op("Mul", square, wire_points.BEND / wire_points.SPREAD, name="quad/bend")
+        bent = self.op("Div", quads, self.op("Add", bend, 1 / wire_points.SPREAD, name="quad/divisor"), name="bent")
+        most = wire_points.REACH - 0.01
+        index = self.cast(self._cell(self.op("Clip", bent, -most, most, name="near")), TensorProto.INT32, "cell/index")
+        table = self.constant("cell/numbers", wire_points.numbers_of_cells())
+        number = self._graph.node("Gather", [table, index], f"{self._path}/number", axis=0)
+        numbers = self.op("Reshape", number, self.shape("numbers/flat", [0, 0, 0, 0, _QUADS]), name="numbers")
+        named = self.cast(numbers, TensorProto.INT32, "numbers/index")
+        table = self.constant("levels", wire_points.levels())
+        level = self._graph.node("Gather", [table, named], f"{self._path}/level", axis=0)
+        off = self.op("Sub", level, quads, name="off")
+        error = self._graph.node(
+            "ReduceSum",
+            [self.op("Mul", off, off, name="off/squares"), self.constant("last/two", np.array([-2, -1], np.int64))],
+            f"{self._path}/error/ratio",
+            keepdims=0,
+        )
+        return numbers, self.op("Reshape", error, self.shape("error/shape", [0, 0, 0, 2, 1]), name="error")
+
+    def _cell(self, near: str) -> str:
+        """Where points [.., 4] are in the table of cells; the first place beside values that are not numbers."""
+        whole = self.op("Round", near, name="cell/whole")
+        apart = self.op("Abs", self.op("Sub", near, whole, name="cell/rest"), name="cell/apart")
+        is_half = self.op("Greater", self.sum("ReduceSum", apart, "cell/away"), 1.0, name="cell/half")
+        corner = self.op("Where", is_half, self.op("Floor", near, name="cell/below"), whole, name="cell")
+        place = self.op("MatMul", corner, wire_points.cell_strides(), name="cell/stride")
+        offsets = (float(wire_points.HALF_CELLS), float(wire_points.WHOLE_CELLS))
+        place = self.op("Add", place, self.op("Where", is_half, *offsets, name="cell/offset"), name="cell/place")
+        is_number = self.op("Equal", place, place, name="cell/number")
+        return self.op("Where", is_number, place, 0.0, name="cell/sound")
+
+    def _nearer(self, octets: str, error: str, scale: str) -> str:
+        """Of both candidates [.., 2, bytes] the one with less error."""
+        size = self.op("Mul", self.op("Mul", error, scale, name="error/scale"), scale, name="error/values")
+        halves = self.constant("halves", np.array([1, 1], np.int64))
+        parts = []
+        for name, one in (("octets", octets), ("error", size)):
+            outputs = [f"{self._path}/{name}/first", f"{self._path}/{name}/second"]
+            self._graph.node("Split", [one, halves], f"{self._path}/{name}/halves", outputs=outputs, axis=-2)
+            parts.append(outputs)
+        (first, second), (error, other) = parts
+        return self.op("Where", self.op("Less", other, error, name="nearer/less"), second, first, name="nearer")
 
     def _behind_code(self, below: str, octets: str) -> str:
         """The code is in no sum: beside values that are not numbers it must be one."""
@@ -168,26 +249,16 @@ class _Packer(_Codec):
         below = self.sum("ReduceSum", counted, "below")
         return below, self.scale(below, scales()[::-1].copy())
 
-    def _codes(self, values: str, scale: str) -> str:
-        """The number of each value's level. An error function spaces the bounds of levels as they should be."""
-        rotated = self.op("MatMul", values, (hadamard() / SPREAD).astype(np.float32), name="rotated")
-        curved = self.op("Erf", self.op("Div", rotated, scale, name="ratios"), name="curved")
-        half = INT4_LEVELS / 2
-        shifted = self.op("Add", self.op("Mul", curved, GAIN * half, name="wide"), half, name="shifted")
-        whole = self.op("Floor", shifted, name="whole")
-        return self.op("Clip", whole, 0.0, INT4_LEVELS - 1.0, name="codes")
-
-    def _octets(self, codes: str, before: list[str]) -> str:
-        numbers = self.op("MatMul", codes, _numbers_of_codes(), name="numbers")
+    def _octets(self, numbers: str, steps: str, here: str) -> str:
+        """What is behind the code."""
         upper = self.floor(numbers, 2.0**-16, "upper")
         lower = self.rest(numbers, 65536.0, upper, "lower")
         middle = self.floor(lower, 2.0**-8, "middle")
         low = self.rest(lower, 256.0, middle, "low")
-        pairs = self.floor(upper, 2.0**-4, "pairs")
-        nibbles = self.rest(upper, 16.0, pairs, "nibbles")
-        digits = self.joined([*before, low, middle, nibbles, pairs], "digits")
-        matrix, shift = _octets_of_digits()
-        return self.op("Add", self.op("MatMul", digits, matrix, name="octets/sums"), shift, name="octets/behind")
+        place = self.op("MatMul", here, _octets_of_places(), name="apart/octets")
+        above = self.op("Add", self.op("MatMul", upper, _octets_of_digits(), name="upper/sums"), place, name="above")
+        shifted = self.op("Add", steps, 128.0, name="apart/shifted")
+        return self.joined([shifted, low, middle, above], "octets/behind")
 
 
 class _Unpacker(_Codec):
@@ -201,27 +272,26 @@ class _Unpacker(_Codec):
 
     def int4(self, numbers: str) -> str:
         """See `_Packer`."""
-        code, shifted, _ = self._parts(
-            numbers, {"code": 1, "apart/shifted": 1, "held": BLOCK_BYTES[Precision.INT4] - 2}, "octets/split"
-        )
-        digits = self._digits(numbers)
-        place, _ = self._parts(digits, {"apart/index": 1, "upper": 2 * _NUMBERS - 1}, "digits/split")
+        sizes = {"code": 1, "apart/shifted": 1, "lower": 2 * _QUADS, "upper": _UPPER_BYTES}
+        code, shifted, lower, upper = self._parts(numbers, sizes, "octets/split")
+        index = self.cast(upper, TensorProto.INT32, "upper/index")
+        table = self.constant("upper/digits", _digits_of_bytes())
+        digits = self._graph.node("Gather", [table, index], f"{self._path}/digits", axis=0)
+        digits = self.op("Reshape", digits, self.shape("digits/flat", [0, 0, 0, -1]), name="digits/row")
+        sums = self.op("MatMul", self.joined([lower, digits], "parts"), _numbers_of_parts(), name="sums")
+        found, place = self._parts(sums, {"numbers": _QUADS, "apart/index": 1}, "sums/split")
         scale = self.scale(code, scales())
         step = self.op("Mul", scale, TOP_STEP, name="apart/step")
         top = self.op("Mul", self.op("Sub", shifted, 128.0, name="apart/steps"), step, name="apart/value")
         alone = self.op("Where", self.places(place), top, 0.0, name="apart/alone")
-        levels = self._levels(self._codes(self.joined([numbers, digits], "octets/digits")))
-        return self.op("Add", self._turned(levels, scale), alone, name="values")
+        return self.op("Add", self._turned(self._levels(found), scale), alone, name="values")
 
-    def _levels(self, codes: str) -> str:
-        """What codes stand for, in scales."""
-        half = (INT4_LEVELS - 1) / 2
-        t = self.op("Sub", self.op("Mul", codes, 1 / half, name="levels/part"), 1.0, name="levels/t")
-        square = self.op("Mul", t, t, name="levels/square")
-        a, b, c = CURVE
-        above = self.op("Sub", a, self.op("Mul", square, b, name="levels/above/less"), name="levels/above")
-        below = self.op("Sub", 1.0, self.op("Mul", square, c, name="levels/below/less"), name="levels/below")
-        return self.op("Div", self.op("Mul", t, above, name="levels/product"), below, name="levels")
+    def _levels(self, numbers: str) -> str:
+        """What numbers stand for, in scales, [.., blocks, 64]."""
+        index = self.cast(numbers, TensorProto.INT32, "numbers/index")
+        table = self.constant("levels/table", wire_points.levels())
+        quads = self._graph.node("Gather", [table, index], f"{self._path}/quads", axis=0)
+        return self.op("Reshape", quads, self.shape("levels/flat", [0, 0, 0, BLOCK]), name="levels")
 
     def _parts(self, x: str, sizes: dict[str, int], name: str) -> list[str]:
         outputs = [f"{self._path}/{part}" for part in sizes]
@@ -232,21 +302,6 @@ class _Unpacker(_Codec):
     def _turned(self, rotated: str, scale: str) -> str:
         """Rotated back; the matrix is its own inverse."""
         return self.op("Mul", self.op("MatMul", rotated, hadamard(), name="turned"), scale, name="scaled")
-
-    def _digits(self, numbers: str) -> str:
-        """Parts of octets: the place of the value apart, nibbles, pairs of bits."""
-        picked, factors, bases = _digits_of_octets()
-        source = self.op("MatMul", numbers, picked, name="digits/octets")
-        above = self.floor(source, factors, "digits/above")
-        return self.rest(above, bases, self.floor(above, np.reciprocal(bases), "digits/next"), "digits")
-
-    def _codes(self, octets: str) -> str:
-        """Of octets with their parts behind them. The half keeps products with reciprocals off whole numbers."""
-        half = self.op("Add", self.op("MatMul", octets, _numbers_of_octets(), name="numbers"), 0.5, name="numbers/half")
-        powers = np.array([float(INT4_LEVELS) ** -(place % INT4_HELD) for place in range(BLOCK)], np.float32)
-        above = self.floor(half, powers, "codes/above")
-        after = self.op("Add", above, 0.5, name="codes/half")
-        return self.rest(above, float(INT4_LEVELS), self.floor(after, 1 / INT4_LEVELS, "codes/next"), "codes")
 
 
 def scales() -> Floats:
@@ -265,66 +320,34 @@ def hadamard() -> Floats:
     return (made / np.float32(BLOCK**0.5)).astype(np.float32)
 
 
-def _numbers_of_codes() -> Floats:
-    """Of 64 codes the numbers that hold five each."""
-    made = np.zeros((BLOCK, _NUMBERS), np.float32)
-    for place in range(BLOCK):
-        made[place, place // INT4_HELD] = INT4_LEVELS ** (place % INT4_HELD)
+def _octets_of_places() -> Floats:
+    """Of the value apart's place, one of 64, what its digits base 3 add to the upper bytes: they are the last there."""
+    return np.array([_base_3(place, _UPPER_BYTES) for place in range(BLOCK)], np.float32) * np.float32(3**QUAD)
+
+
+def _octets_of_digits() -> Floats:
+    """What makes the upper bytes of the numbers' digits."""
+    made = np.zeros((_QUADS, _UPPER_BYTES), np.float32)
+    for quad in range(_QUADS):
+        made[quad, quad // QUAD] = 3 ** (quad % QUAD)
     return made
 
 
-def _octets_of_digits() -> tuple[Floats, Floats]:
-    """What makes octets, all but the first, of [steps of the value apart, its place, low, middle, nibbles, pairs]."""
-    size = BLOCK_BYTES[Precision.INT4]
-    made, shift = np.zeros((2 + 4 * _NUMBERS, size), np.float32), np.zeros(size, np.float32)
-    made[0, 1] = made[1, 2] = 1
-    shift[1] = 128
-    for number in range(_NUMBERS):
-        for part, (octet, factor) in enumerate(_places_of(number)):
-            made[2 + part * _NUMBERS + number, octet] = factor
-    return made[:, 1:], shift[1:]
+def _digits_of_bytes() -> Floats:
+    """Of each upper byte its five digits base 3; of those above 242 the ones that are left."""
+    return np.array([_base_3(octet, _DIGITS) for octet in range(256)], np.float32)
 
 
-def _digits_of_octets() -> tuple[Floats, Floats, Floats]:
-    """Which octet each part is in, what moves it to the front, and how many values it has: place, nibbles, pairs."""
-    count = 2 * _NUMBERS
-    picked = np.zeros((BLOCK_BYTES[Precision.INT4], count), np.float32)
-    factors, bases = np.ones(count, np.float32), np.repeat(np.array([16, 4], np.float32), _NUMBERS)
-    picked[2, 0], bases = 1, np.concatenate([[np.float32(BLOCK)], bases])[:count]
-    for number in range(_NUMBERS):
-        for part, (octet, factor) in enumerate(_places_of(number)[2:]):
-            at = 1 + part * _NUMBERS + number
-            if at < count:
-                picked[octet, at], factors[at] = 1, 1 / factor
-    return picked, factors, bases
-
-
-def _numbers_of_octets() -> Floats:
-    """Of a block's octets with its parts behind them, the number that each value is in."""
-    size = BLOCK_BYTES[Precision.INT4]
-    made = np.zeros((size + 2 * _NUMBERS, BLOCK), np.float32)
-    for place in range(BLOCK):
-        number = place // INT4_HELD
-        (low, _), (middle, _), *_ = _places_of(number)
-        made[low, place], made[middle, place] = 1, 256
-        made[size + 1 + number, place] = 2**16
-        if number < _NUMBERS - 1:
-            made[size + 1 + _NUMBERS + number, place] = 2**20
+def _numbers_of_parts() -> Floats:
+    """What makes numbers and the place of low bytes, middle bytes and the upper bytes' digits."""
+    made = np.zeros((2 * _QUADS + _UPPER_BYTES * _DIGITS, _QUADS + 1), np.float32)
+    for quad in range(_QUADS):
+        made[quad, quad], made[_QUADS + quad, quad] = 1, 2**8
+        made[2 * _QUADS + quad // QUAD * _DIGITS + quad % QUAD, quad] = 2**16
+    for octet in range(_UPPER_BYTES):
+        made[2 * _QUADS + octet * _DIGITS + QUAD, _QUADS] = 3**octet
     return made
 
 
-def _places_of(number: int) -> list[tuple[int, int]]:
-    """In which octet each part of a number is, and what it is multiplied by there.
-
-    The upper bits of the last number, of which there are two, are above the place of the value apart.
-    """
-    low, middle = 3, 3 + _NUMBERS
-    nibbles, pairs = middle + _NUMBERS, middle + _NUMBERS + _NUMBERS // 2
-    if number == _NUMBERS - 1:
-        return [(low + number, 1), (middle + number, 1), (2, BLOCK), (2, 0)]
-    return [
-        (low + number, 1),
-        (middle + number, 1),
-        (nibbles + number // 2, 16 ** (number % 2)),
-        (pairs + number // 4, 4 ** (number % 4)),
-    ]
+def _base_3(value: int, digits: int) -> list[int]:
+    return [value // 3**digit % 3 for digit in range(digits)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 GOLDEN_VALUES = (1.0, -2.0, 3.0, 0.5, -60.0, 4.0)
 GOLDEN_BLOCKS = {
     Precision.INT8: "4f" + "2118140fe8fcdcf3" * 8,
-    Precision.INT4: "675c84" + "43f81bec9e443e1d43f81bec7b" + "b15ee04fa662a59eb15ee04f44" + "9532caff9532" + "499f49",
+    Precision.INT4: "6b3d" + "db18" * 8 + "718b" * 8 + "8d8d3c3c",
 }
 """Of a block that begins with `GOLDEN_VALUES`; all else is zero."""
 
@@ -24,8 +26,12 @@ def unpack_block(data: bytes, precision: Precision) -> Floats:
     scale = float("nan") if data[0] == NOT_FINITE else 2.0 ** ((data[0] - 102) / 6)
     if precision is Precision.INT8:
         return _turned([(octet - 128) * scale for octet in data[1:]])
-    values = _turned([level(code) * scale for code in _codes(data)])
-    values[data[2] % 64] += (data[1] - 128) * 1.5 * scale
+    points = point_table()
+    found = [points[number] if number < len(points) else (0.0,) * 4 for number in _numbers(data)]
+    values = _turned([one * scale for quad in found for one in quad])
+    place = sum(octet // 81 % 3 * 3**digit for digit, octet in enumerate(data[34:38]))
+    if place < BLOCK:
+        values[place] += (data[1] - 128) * 0.5 * scale
     return values
 
 
@@ -35,18 +41,23 @@ def unpack_token(data: bytes, precision: Precision) -> Floats:
     return np.concatenate([unpack_block(data[at : at + size], precision) for at in range(0, len(data), size)])
 
 
-def _codes(data: bytes) -> list[int]:
-    low, middle, nibbles, pairs = data[3:16], data[16:29], data[29:35], data[35:38]
-    upper = [(nibbles[n // 2] >> 4 * (n % 2) & 15) + 16 * (pairs[n // 4] >> 2 * (n % 4) & 3) for n in range(12)]
-    upper.append(data[2] >> 6)
-    numbers = [a + 256 * b + 65536 * c for a, b, c in zip(low, middle, upper, strict=True)]
-    return [number // 21**place % 21 for number in numbers for place in range(5)][:BLOCK]
+def _numbers(data: bytes) -> list[int]:
+    upper = [data[34 + quad // 4] // 3 ** (quad % 4) % 3 for quad in range(16)]
+    return [a + 256 * b + 65536 * c for a, b, c in zip(data[2:18], data[18:34], upper, strict=True)]
 
 
-def level(code: int) -> float:
-    """What a code of int4 stands for, in scales."""
-    t = (code - 10) / 10
-    return t * (0.702 - 0.207 * t * t) / (1 - 0.492 * t * t)
+@functools.cache
+def point_table() -> list[tuple[float, ...]]:
+    """What the numbers of int4 stand for, in scales."""
+    found = []
+    for axis in (range(-22, 23, 2), range(-23, 24, 2)):
+        pairs = [(a * a + b * b, a, b) for a in axis for b in axis]
+        found += [(r + s, a, b, c, d) for r, a, b in pairs for s, c, d in pairs if r + s <= 563]
+    return [tuple(one / 2 * _factor(square / 563) for one in point) for square, *point in sorted(found)]
+
+
+def _factor(u: float) -> float:
+    return 0.06597 + 0.02103 * u - 0.02061 * u * u + 0.02485 * u**3
 
 
 def _turned(rotated: list[float]) -> Floats:

@@ -17,9 +17,8 @@ BLOCK_BYTES = {Precision.INT8: 65, Precision.INT4: 38}
 NOT_FINITE = 255
 """The scale's code of a block that holds a value which is not finite, or beyond what scales cover."""
 
-INT4_LEVELS = 21
-INT4_HELD = 5
-"""Five values of `INT4_LEVELS` levels are a number of 22 bits; the block's last four one of 18."""
+QUAD = 4
+"""Values of a block that int4 holds in one number: 16 low bits in bytes, and a digit base 3 above them."""
 
 
 def packs(hidden: int) -> bool:

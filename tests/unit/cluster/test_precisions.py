@@ -62,12 +62,6 @@ def test_within_a_machine_nothing_is_packed_and_a_machine_is_told_by_its_host():
     assert with_precisions(replace(PLAN, stages=tuple(stages)), Wire.AUTO, slow).precisions == (RAW, RAW, INT4, RAW)
 
 
-def test_a_family_that_loses_much_by_int4_has_it_only_when_asked():
-    gemma = replace(PLAN, model=replace(PLAN.model, family="gemma3"))
-    assert with_precisions(gemma, Wire.AUTO, [path(0, 1, 50)]).precisions == (RAW, INT8, RAW, RAW)
-    assert with_precisions(gemma, Wire.INT4).precisions == (RAW, INT4, INT4, RAW)
-
-
 @pytest.mark.parametrize("fields", [{"loopback": True}, {"rtt_s": 100.0}])
 def test_a_path_within_a_machine_or_of_a_long_delay_stays_raw(fields):
     assert with_precisions(PLAN, Wire.AUTO, [path(0, 1, 50, **fields)]).precisions == (RAW,) * 4

@@ -7,10 +7,10 @@ import pytest
 
 from hyperlane.core import ElementType, Precision
 from hyperlane.errors import ConfigError
-from hyperlane.testing.packed import GOLDEN_BLOCKS, GOLDEN_VALUES, level, unpack_block, unpack_token
+from hyperlane.testing.packed import GOLDEN_BLOCKS, GOLDEN_VALUES, point_table, unpack_block, unpack_token
 from hyperlane.wire.packing import BLOCK, BLOCK_BYTES, token_bytes
 
-NOTHING = bytes(35)
+NOTHING = bytes(32)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,25 @@ def test_a_scale_is_six_codes_an_octave():
     assert large == 2 * small
 
 
-def test_the_value_apart_stands_in_its_place_in_steps_of_one_and_a_half_scales():
-    held = unpack_block(bytes([102, 128, 0]) + NOTHING, Precision.INT4)
-    apart = unpack_block(bytes([102, 128 + 25, 17]) + NOTHING, Precision.INT4)
-    np.testing.assert_allclose(apart - held, np.eye(BLOCK)[17] * 37.5, atol=1e-12)
+def int4_block(held: dict[int, int]) -> bytes:
+    """A block of scale 1 that holds nothing but these octets."""
+    data = bytearray([102, 128]) + bytearray(36)
+    for octet, value in held.items():
+        data[octet] = value
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("held", "place"),
+    [({}, 0), ({34: 81}, 1), ({35: 2 * 81}, 6), ({34: 2 * 81, 35: 2 * 81, 37: 2 * 81}, 62), ({36: 81}, 9)],
+)
+def test_the_value_apart_stands_in_its_place_in_half_scales(held, place):
+    found = unpack_block(int4_block({**held, 1: 128 + 25}), Precision.INT4)
+    np.testing.assert_allclose(found, np.eye(BLOCK)[place] * 12.5, atol=1e-12)
+
+
+def test_a_place_that_no_block_has_holds_nothing():
+    assert not unpack_block(int4_block({1: 200, 34: 81, 35: 81, 36: 2 * 81, 37: 2 * 81}), Precision.INT4).any()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(Precision.INT8, 0.2), (Precision.INT4, 0.3)])
@@ -64,32 +79,32 @@ def test_the_golden_blocks_are_about_their_values(precision, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("held", "place", "code"),
+    ("held", "quad", "number"),
     [
-        ({3: 7}, 0, 7),
-        ({3: 147}, 1, 7),
-        ({3: 0x0F, 16: 0x0C}, 2, 7),
-        ({3: 0x3B, 16: 0xFD}, 3, 7),
-        ({3: 0xD4, 16: 0x59, 29: 0x0B, 35: 0x03}, 4, 20),
-        ({14: 7}, 55, 7),
-        ({14: 0xD4, 27: 0x59, 34: 0xB0, 37: 0xC0}, 59, 20),
-        ({15: 0x84, 28: 0xD3, 2: 0x80}, 63, 20),
+        ({2: 7}, 0, 7),
+        ({17: 7, 33: 2}, 15, 519),
+        ({3: 0x38, 19: 0xF5, 34: 2 * 3}, 1, 193848),
+        ({34: 2 + 3 + 2 * 27}, 3, 131072),
+        ({37: 2 * 27}, 15, 131072),
+        ({36: 1}, 8, 65536),
     ],
 )
-def test_a_level_is_held_where_the_page_says(held, place, code):
-    """Five codes make a number base 21: its low octet, its middle one, a nibble and two bits."""
-    data = bytearray([102, 128, 0]) + bytearray(NOTHING)
-    for octet, value in held.items():
-        data[octet] = value
-    turned = unpack_block(bytes(data), Precision.INT4)
+def test_a_number_is_held_where_the_page_says(held, quad, number):
+    turned = unpack_block(int4_block(held), Precision.INT4)
     signs = np.array([[-1.0 if (i & j).bit_count() % 2 else 1.0 for j in range(BLOCK)] for i in range(BLOCK)])
-    assert (signs @ turned / 8)[place] == pytest.approx(level(code), abs=1e-9)
+    np.testing.assert_allclose((signs @ turned / 8)[4 * quad : 4 * quad + 4], point_table()[number], atol=1e-9)
 
 
-def test_levels_are_in_order_and_even():
-    levels = [level(code) for code in range(21)]
-    assert levels == sorted(levels)
-    np.testing.assert_allclose(levels, [-one for one in reversed(levels)], atol=1e-12)
+def test_numbers_without_a_point_are_nothing():
+    assert not unpack_block(int4_block({2: 0x39, 18: 0xF5, 34: 2}), Precision.INT4).any()
+
+
+def test_points_are_numbered_from_the_middle_and_come_with_their_opposites():
+    points = np.array(point_table())
+    assert len(points) == 193849
+    assert not points[0].any()
+    assert np.diff(np.square(points).sum(-1)).min() > -1e-9
+    np.testing.assert_allclose(points.sum(0), 0, atol=1e-9)
 
 
 def test_a_code_of_255_makes_a_token_that_is_not_a_number():
