@@ -21,10 +21,10 @@ DATA = Path(__file__).parents[1] / "data"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 WITHIN = {
-    "smollm2": {Precision.INT8: 1.004, Precision.INT4: 1.015},
-    "gemma3": {Precision.INT8: 1.01, Precision.INT4: 1.13},
+    "smollm2": {Precision.INT8: 1.004, Precision.INT4: 1.012},
+    "gemma3": {Precision.INT8: 1.004, Precision.INT4: 1.012},
 }
-"""Of the perplexity of raw links. Gemma 3 loses much by int4, which `--wire auto` therefore never takes for it."""
+"""Of the perplexity of raw links."""
 
 
 @pytest.mark.parametrize("model", WITHIN)
