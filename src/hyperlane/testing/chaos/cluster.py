@@ -62,7 +62,7 @@ class Cabled:
         self._kind = kind
         self._folder = folder
         self._environ = dict(environ)
-        self._number, self._starts = number, 0
+        self._number, self.starts = number, 0
         port = free_ports(2)
         here = f"127.77.0.{number + 1}"
         self._listen = Address("127.0.0.1", port)
@@ -100,8 +100,8 @@ class Cabled:
         """Start it, at the ports that it always has. Does not wait."""
         if self._child is not None:
             self._child.kill()
-        log = self._folder / f"worker-{self._number}-{self._starts}.log"
-        self._starts += 1
+        log = self._folder / f"worker-{self._number}-{self.starts}.log"
+        self.starts += 1
         self._is_up = False
         self._loading.unlink(missing_ok=True)
         self._child = Child(self._kind.command(self._listen, self._loading), log, self._environ)

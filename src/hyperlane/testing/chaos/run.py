@@ -128,8 +128,9 @@ class Running:
     def settle(self, hit: Cabled | None, fault: Fault, at_s: float) -> float:
         """Wait until all that was asked when it happened has moved since, or ended; when that was (monotonic)."""
         if fault.kind is Kind.LEAVE and hit is not None:
-            # Streams go on while others take over its stages.
-            self.until(lambda: hit.process is None)
+            # Streams go on while others take over its stages. It may be started again as soon as it has ended.
+            starts = hit.starts
+            self.until(lambda: hit.process is None or hit.starts > starts)
             at_s = time.monotonic()
         self.until(lambda: self.load.open() > 0)
         asked = self.load.asked()
