@@ -5,6 +5,7 @@ Owns the lease and the memory account. Knows no gRPC and no socket; engines and 
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -113,9 +114,7 @@ class StageHost:
         free = self._free()
         if held is None and order.needed_bytes > free:
             raise DoesNotFit(
-                f"{order.key} needs {_mib(order.needed_bytes)} on worker {self.name} "
-                f"(weights {_mib(order.weight_bytes)}, KV arena {_mib(order.kv_bytes)}, "
-                f"workspace {_mib(order.workspace_bytes)}), but {_mib(free)} are free: "
+                f"{order.key} needs {_needs(order)} on worker {self.name}, but {_mib(free)} are free: "
                 f"{_mib(order.needed_bytes - free)} are missing; use fewer slots, a shorter context or another worker"
             )
         now = time.monotonic()
@@ -143,6 +142,8 @@ class StageHost:
             raise
         except Exception as error:  # the supervisor of a load: libraries fail in ways of their own
             log.exception("%s could not be loaded", order.key)
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+                raise LoadFailed(self._starved_text(order, error)) from error
             text = f"{order.key} could not be loaded on worker {self.name}: {type(error).__name__}: {error}"
             raise LoadFailed(text) from error
         stage = Stage(order.spec, engine, self.name)
@@ -301,6 +302,15 @@ class StageHost:
         if not self._stages and not self._loading:
             self._lease = None
 
+    def _starved_text(self, order: LoadOrder, error: Exception) -> str:
+        with self._guard:
+            free = max(0, self._measure_free())
+        return (
+            f"{order.key} could not be loaded on worker {self.name}: its system gave no more memory. It counted with "
+            f"{_needs(order)}, and {_mib(free)} should be free; raise what limits that process (ulimit, a container), "
+            f"tell it what it may use (--memory), or use fewer slots, a shorter context or another worker. {error}"
+        ).strip()
+
     def _busy_text(self, lease: Lease) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(lease.taken_at))
         left = lease.remaining_s(time.monotonic())
@@ -308,6 +318,13 @@ class StageHost:
             f"worker {self.name} is held by head {lease.head.hex()[:8]} since {since}; stop that head, or use another "
             f"worker (the lease ends {left:.0f} s from now unless that head renews it)"
         )
+
+
+def _needs(order: LoadOrder) -> str:
+    return (
+        f"{_mib(order.needed_bytes)} (weights {_mib(order.weight_bytes)}, KV arena {_mib(order.kv_bytes)}, "
+        f"workspace {_mib(order.workspace_bytes)})"
+    )
 
 
 def _check_peer(order: LoadOrder, hello: Hello, peer: Peer | None) -> None:

@@ -35,7 +35,7 @@ class Later(Generic[Made]):
             if make is not None:
                 try:
                     self._made = make()
-                except LoadFailed as error:
+                except (LoadFailed, MemoryError) as error:
                     log.warning("rows that are taken one by one are a run for each token: %s", error)
             return self._made
 

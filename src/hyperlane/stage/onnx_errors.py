@@ -19,3 +19,11 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.RuntimeException,
 )
 """What ONNX Runtime raises; they share no class of its own."""
+
+NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
+"""What ONNX Runtime says of a system that gives no more memory; it has no class for that."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether one of these is about this process's own memory."""
+    return any(words in str(error) for words in NO_MEMORY)

@@ -25,7 +25,7 @@ from hyperlane.stage.later import Later
 from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
 from hyperlane.stage.onnx_engine import OnnxEngine, Sessions
-from hyperlane.stage.onnx_errors import ORT_ERRORS
+from hyperlane.stage.onnx_errors import ORT_ERRORS, is_out_of_memory
 from hyperlane.stage.onnx_webgpu import WebGpuMemory
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import Provider, provider_of
@@ -59,6 +59,7 @@ def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], optio
 
     Raises:
         LoadFailed: ONNX Runtime refused the graph, or the device has no room.
+        MemoryError: this machine gives no more memory.
 
     """
     row = provider_of(options.device)
@@ -75,6 +76,9 @@ def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], optio
     except _FAILURES as error:
         memory.close()
         raise LoadFailed(_refusal(making, memory, error)) from error
+    except MemoryError:
+        memory.close()
+        raise
     except LoadFailed as error:
         memory.close()
         raise LoadFailed(_refusal(making, memory, error)) from error
@@ -214,6 +218,7 @@ def start_mapped(
 
     Raises:
         LoadFailed: ONNX Runtime refused the graph.
+        MemoryError: this machine gives no more memory.
 
     """
 
@@ -332,6 +337,8 @@ def _session(
     try:
         return ort.InferenceSession(model, settings, providers=list(providers) or None, enable_fallback=0)
     except ORT_ERRORS as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise LoadFailed(f"ONNX Runtime refused a graph: {error}") from error
 
 
