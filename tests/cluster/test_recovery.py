@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from hyperlane.cluster import heartbeat
-from hyperlane.core import Failed
+from hyperlane.core import Address, Failed
 from hyperlane.errors import PipelineLost
 from hyperlane.node import start_serving
 from hyperlane.testing.fake_engine import fake_generate
 from hyperlane.testing.programmed import DeviceSpeed
+from hyperlane.testing.shaper import Shaper
 from hyperlane.testing.toy_cluster import PROMPT, WITHIN_S, ToyWorkers, answer, asked, rest, serve_config
 
 TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
@@ -194,3 +195,19 @@ def test_a_faster_worker_that_comes_is_measured_while_nobody_asks_and_takes_over
         status = serving.service.status()
         assert status.plan.prediction is not None
         assert status.losses == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another address of loopback is there on Linux alone")
+def test_a_worker_that_is_found_at_a_second_address_is_no_second_worker(tiny_model, toys):
+    first = toys.start(**SLOW)
+    with (
+        Shaper(first, listen=Address("127.0.0.5", first.port)) as second_way,
+        start_serving(serve_config(tiny_model, workers=(first,))) as serving,
+    ):
+        stream, tokens = begun(serving, LONG)
+        serving.offer(second_way.address)
+        serving.offer(toys.start(**SLOW))
+        wait_until(serving, lambda: len(serving.plan.stages) > 1)
+        assert tokens + rest(stream) == expected(serving, LONG)
+        assert {stage.worker.control for stage in serving.plan.stages} == {first, Address("127.0.0.1", toys.ports[1])}
+        assert serving.service.status().losses == 0

@@ -45,6 +45,8 @@ CHANNEL_OPTIONS = (
     *_OPTIONS,
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
+    # One try to connect, too: with gRPC's 20 s a worker whose cable is plugged in again would be met that much later.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A proxy of the environment has no business between machines of one LAN.
     ("grpc.enable_http_proxy", 0),

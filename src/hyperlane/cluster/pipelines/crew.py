@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -132,28 +132,55 @@ class Crew:
                 return
 
     async def look(self) -> Attendance:
-        """Ask all workers at once, with little patience, what they are and what they hold; renews their leases."""
+        """Ask all workers at once, with little patience, what they are and what they hold; renews their leases.
+
+        One that answers at two addresses is counted once: where it holds stages, else at the one known first.
+        """
         clients = self.everyone()
-        answers = await asyncio.gather(*(self._look_at(client) for client in clients), return_exceptions=True)
-        missing: list[tuple[Address, HyperlaneError]] = []
-        for client, answer in zip(clients, answers, strict=True):
-            if isinstance(answer, HyperlaneError):
-                self.holdings.silent(client.address)
-                missing.append((client.address, answer))
-            elif isinstance(answer, BaseException):
-                raise answer
+        told = await asyncio.gather(*(self._ask(client) for client in clients))
+        said = dict(zip(clients, told, strict=True))
+        for twin in self._twins({one: facts for one, facts in said.items() if isinstance(facts, WorkerFacts)}):
+            log.info("%s answers at %s too", twin.name, twin.address)
+            del said[twin]
+            await self.forget(twin.address)
+        answers = await asyncio.gather(*(self._look_at(client, facts) for client, facts in said.items()))
+        missing = [(one.address, why) for one, why in zip(said, answers, strict=True) if not isinstance(why, Present)]
+        for address, _ in missing:
+            self.holdings.silent(address)
         self._silent = {address for address, _ in missing}
         return Attendance(tuple(one for one in answers if isinstance(one, Present)), tuple(missing))
 
-    async def _look_at(self, client: WorkerClient) -> Present:
-        described = await client.describe(timeout_s=PROBE_S, tries=PROBES)
+    def _twins(self, known: Mapping[WorkerClient, WorkerFacts]) -> list[WorkerClient]:
+        """Those that are a worker which is there at another address as well."""
+        chosen: dict[tuple[str, str, int], WorkerClient] = {}
+        for client in sorted(known, key=lambda client: not self.holdings.is_sure(client.address)):
+            facts = known[client]
+            if facts.node:
+                chosen.setdefault((facts.node, facts.machine, facts.control.port), client)
+        return [client for client, facts in known.items() if facts.node and client not in chosen.values()]
+
+    async def _ask(self, client: WorkerClient) -> WorkerFacts | HyperlaneError:
+        try:
+            return (await client.describe(timeout_s=PROBE_S, tries=PROBES)).facts
+        except HyperlaneError as error:
+            return error
+
+    async def _look_at(self, client: WorkerClient, facts: WorkerFacts | HyperlaneError) -> Present | HyperlaneError:
+        if isinstance(facts, HyperlaneError):
+            return facts
+        try:
+            return await self._held_by(client, facts)
+        except HyperlaneError as error:
+            return error
+
+    async def _held_by(self, client: WorkerClient, facts: WorkerFacts) -> Present:
         asked = self.holdings.of(client.address)
         health = await client.health(self.head, PROBE_S, PROBES)
         if not health.holds_lease and health.lease_s > 0:
             raise WorkerBusy(f"{client.name} at {client.address} is held by another head")
         for stray in self.holdings.said(client.address, (key for key, _ in health.stages), asked):
             await client.unload(self.head, stray)
-        node = Node(client, self.named(described.facts))
+        node = Node(client, self.named(facts))
         return Present(node, self.holdings.bytes_of(client.address), health.draining)
 
     # --- what they hold --------------------------------------------------------------------------------------

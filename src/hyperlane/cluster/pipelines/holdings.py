@@ -65,6 +65,10 @@ class Holdings:
         """The stage there whose engine serves a spec."""
         return next((key for key, order in self._orders.get(worker, {}).items() if serves(order.spec, spec)), None)
 
+    def is_sure(self, worker: Address) -> bool:
+        """Whether a worker holds anything, and has answered since."""
+        return bool(self._orders.get(worker)) and worker not in self._silent
+
     def bytes_of(self, worker: Address) -> int:
         """What its stages were counted with."""
         return sum(order.needed_bytes for order in self._orders.get(worker, {}).values())
