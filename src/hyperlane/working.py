@@ -90,11 +90,11 @@ def run_devices(config: WorkerConfig, devices: Sequence[str], words: Sequence[st
     """
     host, threads = config.name or platform.node() or "worker", config.threads or usable_cores()
     asked = config.listen or Address("127.0.0.1", worker.PORT)
-    places = spots(devices, host, asked, threads, config.paths.state)
+    places = spots(devices, host, asked, threads, config.paths.devices)
     joined = enrol(config, places)
     listen = config.listen or listen_address(joined=joined)
     worker.check_listen(listen, joined=joined)
-    places = spots(devices, host, listen, threads, config.paths.state)
+    places = spots(devices, host, listen, threads, config.paths.devices)
     Supervisor(places, WorkerCommand(tuple(words), config.paths, config.memory, config.drain_s)).run()
 
 

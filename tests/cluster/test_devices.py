@@ -72,6 +72,7 @@ def test_one_command_and_one_token_make_two_nodes_of_one_host(tmp_path, tiny_mod
         assert listed == {(one["node"], one["name"].partition("/")[2]) for one in workers}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_comes_again_and_none_outlives_the_command(tmp_path):
     program, ready = devices(tmp_path)
     with program:

@@ -140,6 +140,7 @@ def test_what_does_not_fit_is_refused_with_what_would(tiny_model, hyperlane_home
     assert "one more node with" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_plan_that_long_does_other_than_predicted_is_measured_again_in_quiet(tiny_model, workers, monkeypatch):
     monkeypatch.setattr(doubt, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(doubt, "LOOKS", 1)

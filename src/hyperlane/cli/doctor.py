@@ -65,13 +65,13 @@ def _what(peers: list[str], space: str | None, common: CommonFlags) -> Examinati
     from hyperlane import values
     from hyperlane.cluster.doctor.examine import Examination
     from hyperlane.cluster.messages import CONTROL_PROTOCOL
-    from hyperlane.cluster.trust.opening import machine_of, trust_folder
+    from hyperlane.cluster.trust.opening import known_trust_folder, machine_of
     from hyperlane.cluster.worker import listen_address
 
     paths = config.load(Paths, common.config)
     discovery = config.load(DiscoveryConfig, common.config)
     worker = config.load(WorkerConfig, common.config)
-    trust = trust_folder(paths)
+    trust = known_trust_folder(paths)
     joined = (trust / "worker").exists()
     try:
         named = tuple(map(Address.parse, peers))

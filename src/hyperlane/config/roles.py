@@ -47,6 +47,11 @@ class Paths:
         return cls(cache=home / "cache", state=home / "state")
 
     @property
+    def devices(self) -> Path:
+        """The state directories of this machine's devices, where each is a worker."""
+        return self.state / "devices"
+
+    @property
     def models(self) -> Path:
         """Downloaded model files."""
         return self.cache / "models"

@@ -46,7 +46,7 @@ print("has left", file=sys.stderr, flush=True)
 
 
 def made(*devices: str, state: Path = Path("/state"), listen: Address = HERE, threads: int = 8) -> tuple[Spot, ...]:
-    return spots(devices, "box", listen, threads, state)
+    return spots(devices, "box", listen, threads, state / "devices")
 
 
 # --- what each gets ------------------------------------------------------------------------------------------
@@ -183,6 +183,17 @@ def test_devices_of_one_host_are_in_the_cluster_all_or_none(paths):
     assert not enrol(WorkerConfig(paths=paths), devices, trusting(set(), 9))
     with pytest.raises(NotTrusted, match=r"cuda:0 belong to a cluster, cuda:1 to none"):
         enrol(WorkerConfig(paths=paths), devices, trusting({"cuda:0"}, 9))
+
+
+def test_the_doctor_finds_the_cluster_that_the_devices_have_joined(paths):
+    assert opening.known_trust_folder(paths) == opening.trust_folder(paths)
+    for label in ("cuda-1", "cuda-0"):
+        folder = paths.devices / label / "trust" / "worker"
+        folder.mkdir(parents=True)
+        (folder / opening.CERTIFICATE).write_text("")
+    assert opening.known_trust_folder(paths) == paths.devices / "cuda-0" / "trust"
+    (opening.trust_folder(paths) / "authority").mkdir(parents=True)
+    assert opening.known_trust_folder(paths) == opening.trust_folder(paths), "a head is first of all that"
 
 
 # --- processes -----------------------------------------------------------------------------------------------

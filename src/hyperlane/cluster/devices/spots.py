@@ -31,8 +31,8 @@ class Spot:
     state: Path
 
 
-def spots(devices: Sequence[str], host: str, listen: Address, threads: int, state: Path) -> tuple[Spot, ...]:
-    """One for each device. `listen`: of the first one, port 0 for any; `threads`: to divide; `state`: the host's.
+def spots(devices: Sequence[str], host: str, listen: Address, threads: int, folder: Path) -> tuple[Spot, ...]:
+    """One for each device. `listen`: of the first one, port 0 for any; `threads`: to divide; `folder`: of their state.
 
     Raises:
         ConfigError: there are not so many ports behind `listen`.
@@ -50,7 +50,7 @@ def spots(devices: Sequence[str], host: str, listen: Address, threads: int, stat
             f"{host}/{label}",
             Address(listen.host, listen.port + PORTS_EACH * number if listen.port else 0),
             share,
-            state / "devices" / label.replace(":", "-"),
+            folder / label.replace(":", "-"),
         )
         for number, (device, label, share) in enumerate(zip(devices, labels, shares, strict=True))
     )

@@ -35,6 +35,13 @@ def trust_folder(paths: Paths) -> Path:
     return paths.state / "trust"
 
 
+def known_trust_folder(paths: Paths) -> Path:
+    """The same, or that of the first device, where each of this machine's devices has joined a cluster by itself."""
+    own = trust_folder(paths)
+    joined = [place for place in sorted(paths.devices.glob("*/trust")) if (place / "worker" / CERTIFICATE).exists()]
+    return own if (own / "authority").exists() or has_joined(paths) or not joined else joined[0]
+
+
 def machine_of(paths: Paths) -> Machine | None:
     """What this machine is told apart by."""
     return this_machine(paths.machine)
