@@ -118,7 +118,8 @@ def device(value: object) -> str:
 
 def devices(value: object) -> tuple[str, ...]:
     """`all`, or devices by name or by number alone, in a list or a text between commas."""
-    found = tuple(one if one == "all" or one.isdecimal() else device(one) for one in map(str.lower, texts(value)))
+    words = [str(item).lower() for item in _items([value] if isinstance(value, int) else value)]
+    found = tuple(one if one == "all" or one.isdecimal() else device(one) for one in words)
     if "auto" in found:
         raise ValueError("'auto' is one device: write all, numbers of GPUs, or names")
     return found

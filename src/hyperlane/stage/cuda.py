@@ -5,6 +5,7 @@ Knows nothing of engines. The library is the one that ONNX Runtime has loaded; n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import weakref
@@ -102,6 +103,11 @@ class _Calls:
             self._thread.is_here = True
         self._call(name, *arguments)
 
+    def free_host(self, host: ctypes.c_void_p) -> None:
+        """Free page-locked memory; whoever collects garbage calls this, and no error is of use to it."""
+        with contextlib.suppress(CudaError):
+            self("cudaFreeHost", host)
+
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self.library, name)(*arguments)
         if code:
@@ -178,7 +184,7 @@ class CudaMemory:
         self._calls("cudaHostAlloc", ctypes.byref(host), ctypes.c_size_t(nbytes), 0)
         place = (ctypes.c_uint8 * nbytes).from_address(host.value or 0)
         # Whoever still holds a view of it keeps it; the device's half goes with the engine.
-        weakref.finalize(place, self._calls.library.cudaFreeHost, host).atexit = False
+        weakref.finalize(place, self._calls.free_host, host).atexit = False
         ctypes.memset(host, 0, nbytes)
         twin = _Twin(host.value or 0, self._allocate(nbytes), nbytes)
         at = bisect_right(self._bases, twin.host)

@@ -106,6 +106,22 @@ def test_what_dies_is_started_again_later_and_later_and_then_left():
     assert wait_s((1000.0,) * DEATHS, 1000.0 + DEATHS_WITHIN_S) == 1.0
 
 
+def test_a_worker_is_started_for_its_own_device_with_the_hosts_cache_and_its_own_state(tmp_path):
+    (spot,) = made("cuda:2", state=tmp_path)
+    told = WorkerCommand(("hyperlane", "worker"), Paths(tmp_path / "cache", tmp_path, "m0"), 6 << 30, 30.0)
+    words = told.arguments(spot)
+    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[:3] == ["hyperlane", "worker", "--announce"]
+    assert (flags["--device"], flags["--name"], flags["--threads"]) == ("cuda:2", "box/cuda:2", "8")
+    assert (flags["--listen"], flags["--memory"]) == ("127.0.0.1:7420", str(6 << 30))
+    places = {name: value for name, value in told.environ(spot).items() if name.startswith("HYPERLANE_PATHS_")}
+    assert places == {
+        "HYPERLANE_PATHS_CACHE": str(tmp_path / "cache"),
+        "HYPERLANE_PATHS_STATE": str(spot.state),
+        "HYPERLANE_PATHS_MACHINE": "m0",
+    }
+
+
 # --- which are lent ------------------------------------------------------------------------------------------
 
 

@@ -182,3 +182,30 @@ def test_workers_that_were_named_or_numbered_are_all_used_and_those_that_were_fo
 def test_a_word_that_means_nothing_is_refused_with_those_that_do(name, word):
     with pytest.raises(ConfigError, match=rf"{name}.*must be \w+ or \w+"):
         load(ServeConfig, **{name: word})
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("all", ("all",)),
+        ("0,2", ("0", "2")),
+        ([0, 2], ("0", "2")),
+        (1, ("1",)),
+        ("CUDA:1, cpu,cpu", ("cuda:1", "cpu", "cpu")),
+        ([], ()),
+    ],
+)
+def test_devices_are_all_numbers_or_names(said, meant):
+    assert WorkerConfig(devices=said).devices == meant
+
+
+@pytest.mark.parametrize("said", ["auto", "gpu", "cuda:x", "cpu:1", "-1"])
+def test_what_names_no_device_is_refused(said):
+    with pytest.raises(ConfigError, match="devices"):
+        WorkerConfig(devices=said)
+
+
+@pytest.mark.parametrize("name", ["two words", "a=b", "a,b", "x" * 65, "bücher"])
+def test_a_nodes_name_can_be_written_in_options(name):
+    with pytest.raises(ConfigError, match="name"):
+        WorkerConfig(name=name)

@@ -50,6 +50,14 @@ def test_every_thread_works_on_the_memorys_own_device(library):
     assert [name for name, _ in library.landed].count("cudaMalloc") == 2
 
 
+def test_page_locked_memory_is_freed_on_its_device_by_whoever_collects_it(library):
+    calls = cuda._Calls(1)
+    thread = threading.Thread(target=calls.free_host, args=(None,))
+    thread.start()
+    thread.join()
+    assert library.landed[-1] == ("cudaFreeHost", 1)
+
+
 def test_a_device_is_told_apart_by_where_it_sits(library):
     assert [cuda.device_bus(index) for index in (0, 1)] == ["0000:1b:00.0", "0000:1c:00.0"]
 
