@@ -40,28 +40,35 @@ TINY_LAYERS, TINY_CONTEXT = 6, 1024
 def main() -> None:
     """Run, print, and end with what was found."""
     options = _options()
+    pieces = [Found.read(path) for path in options.after]
+    problems: list[str] = []
+    if options.faults:
+        here, problems = _run(options)
+        pieces.append(here)
+    if options.json and options.faults:
+        options.json.write_text(json.dumps(asdict(here)), encoding="utf-8")
+    both = Found.joined(pieces)
+    scene = f"{options.workers} workers of which {options.needed} at least are needed, {options.clients} clients"
+    what = f"{len(both.rows)} faults, seed {options.seed}, {options.model}, wire {options.wire}"
+    title = f"{what}, {scene}; {describe_machine()}"
+    text = "\n".join((title, table(both.rows), summary(both)))
+    print(text)
+    if options.docs:
+        write_figures(options.docs, f"chaos {options.model} {options.wire}", text)
+    for problem in problems:
+        print(f"WRONG: {problem}", file=sys.stderr)
+    sys.exit(1 if problems else 0)
+
+
+def _run(options: argparse.Namespace) -> tuple[Found, list[str]]:
+    """What this piece found, and what of it must not be."""
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         scene = scene_of(options, Path(folder))
         first, count = options.first, options.faults
         faults = itertools.islice(schedule(options.seed, options.longest), first, first + count)
         outcome = run_chaos(scene, faults, Path(folder), options.seed, _tell if options.verbose else lambda *_: None)
-    here = Found.of(outcome, time.monotonic() - began_s)
-    if options.json:
-        options.json.write_text(json.dumps(asdict(here)), encoding="utf-8")
-    both = here.after(*(Found.read(path) for path in options.after))
-    title = (
-        f"{len(both.rows)} faults, seed {options.seed}, {options.model}, wire {options.wire}, {scene.workers} workers, "
-        f"of which {scene.needed} at least are needed, {scene.clients} clients; {describe_machine()}"
-    )
-    text = "\n".join((title, table(both.rows), summary(both)))
-    print(text)
-    if options.docs:
-        write_figures(options.docs, f"chaos {options.model} {options.wire}", text)
-    problems = outcome.problems()
-    for problem in problems:
-        print(f"WRONG: {problem}", file=sys.stderr)
-    sys.exit(1 if problems else 0)
+    return Found.of(outcome, time.monotonic() - began_s), outcome.problems()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +108,12 @@ class Found:
         data = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{**data, "rows": [Row(**row) for row in data["rows"]]})
 
-    def after(self, *earlier: Found) -> Found:
-        """Together with earlier runs."""
-        runs = (*earlier, self)
-        return Found(
+    @classmethod
+    def joined(cls, runs: Sequence[Found]) -> Found:
+        """Several runs together; at least one."""
+        return cls(
             [row for run in runs for row in run.rows],
-            {name: sum(run.counts[name] for run in runs) for name in self.counts},
+            {name: sum(run.counts[name] for run in runs) for name in runs[0].counts},
             sum(run.took_s for run in runs),
             sum(run.stood_still_s for run in runs),
             "; ".join(run.head for run in runs),
@@ -179,7 +186,7 @@ def _tell(number: int, record: Record) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--faults", type=int, default=200, help="0: put together what `--after` names, and run nothing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--wire", choices=("raw", "int8", "int4"), default="raw")

@@ -89,7 +89,7 @@ def main() -> None:
     ]
     print("\n".join(found))
     if options.docs:
-        write_figures(options.docs, "soak", "\n".join((title, *found)))
+        write_figures(options.docs, f"soak {options.model}", "\n".join((title, *found)))
     if options.json:
         data = {"samples": [(at_s, {k: asdict(v) for k, v in one.items()}) for at_s, one in diary.samples]}
         data |= {"latencies_s": [(at_s - began_s, took_s) for at_s, took_s in outcome.tally.latencies_s]}

@@ -38,6 +38,9 @@ class Allowance:
 
 HEAD_MAY = Allowance(threads=10, files=6, sockets=6, memory=48 << 20)
 WORKER_MAY = Allowance(threads=4, files=2, sockets=2, memory=8 << 20)
+ENGINE_MAY = Allowance(threads=4, files=2, sockets=2, memory=32 << 20)
+"""Of a worker with the real engine: the system's allocator keeps some of what sessions had, most from the first ones.
+One arena of keys and values that stays at each load would be far beyond."""
 
 
 def grown(who: str, before: Level, after: Level, may: Allowance) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperlane.testing.chaos.audit import HEAD_MAY, WORKER_MAY, Level, grown, most
+from hyperlane.testing.chaos.audit import HEAD_MAY, Allowance, Level, grown, most
 from hyperlane.testing.chaos.load import Tally
 from hyperlane.testing.chaos.schedule import Fault
 
@@ -37,12 +37,12 @@ class WorkersAtRest:
     levels: Mapping[int, Level]
     busy: Sequence[str] = ()
 
-    def problems(self, before: WorkersAtRest) -> list[str]:
-        """What is held more than before, and whoever is not free."""
+    def problems(self, before: WorkersAtRest, may: Allowance) -> list[str]:
+        """What is held more than before and than may be, and whoever is not free."""
         found = [f"{name} does not answer, or works for a head that has ended" for name in self.busy]
         usual = most(before.levels.values())
         for pid, level in self.levels.items():
-            found += grown(f"worker process {pid}", before.levels.get(pid, usual), level, WORKER_MAY)
+            found += grown(f"worker process {pid}", before.levels.get(pid, usual), level, may)
         return found
 
 
@@ -50,7 +50,7 @@ class WorkersAtRest:
 class Outcome:
     """What a run found. `before`, `after`: what the head held while nothing ran; `workers`: the same of the workers.
 
-    `stood_still_s`: how long nothing on this machine moved.
+    `worker_may`: what each worker may hold more afterwards. `stood_still_s`: how long nothing on this machine moved.
     """
 
     records: list[Record]
@@ -60,6 +60,7 @@ class Outcome:
     after: Level
     status: dict[str, Any]
     workers: tuple[WorkersAtRest, WorkersAtRest]
+    worker_may: Allowance
     left: list[str] = field(default_factory=list)
     stood_still_s: float = 0.0
 
@@ -73,4 +74,4 @@ class Outcome:
         if admitted != ended or self.status["active"] or self.status["queued"]:
             found.append(f"the head admitted {admitted} and ended {ended}; {self.status['active']} hold a slot")
         found += grown("the head", self.before, self.after, HEAD_MAY)
-        return found + self.workers[1].problems(self.workers[0])
+        return found + self.workers[1].problems(self.workers[0], self.worker_may)

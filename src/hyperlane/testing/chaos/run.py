@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
-from hyperlane.testing.chaos.audit import Level, levels
+from hyperlane.testing.chaos.audit import ENGINE_MAY, WORKER_MAY, Level, levels
 from hyperlane.testing.chaos.cluster import Cabled, ChaosWorkers, WorkerKind
 from hyperlane.testing.chaos.load import Load, Pause
 from hyperlane.testing.chaos.outcome import Outcome, Record, WorkersAtRest
@@ -77,6 +77,7 @@ class Running:
     """A head with its workers and their load, as long as the block of `running` lasts."""
 
     def __init__(self, scene: Scene, head: Program, url: str, workers: ChaosWorkers, load: Load) -> None:
+        self.scene = scene
         self._head = head
         self.url = url
         self.workers = workers
@@ -261,7 +262,8 @@ def finish(here: Running, records: list[Record], before: Level) -> Outcome:
     here.until(lambda: here.status()["active"] == 0)
     status, after, stood_still_s = here.status(), here.head_level(), here.stood_still.total_s
     workers = (here.at_rest, here.end())
-    return Outcome(records, here.load.tally, hung, before, after, status, workers, stood_still_s=stood_still_s)
+    may = WORKER_MAY if here.scene.kind.engine == "toy" else ENGINE_MAY
+    return Outcome(records, here.load.tally, hung, before, after, status, workers, may, stood_still_s=stood_still_s)
 
 
 def strike_one(here: Running, fault: Fault) -> Record:
