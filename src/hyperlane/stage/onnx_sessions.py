@@ -7,7 +7,7 @@ import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,19 @@ ERROR_SEVERITY = 3
 """ONNX Runtime's number for logging errors and worse."""
 
 
-def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], options: EngineOptions) -> OnnxEngine:
+def start(
+    spec: StageSpec,
+    model: bytes,
+    arrays: Mapping[str, TypedArray],
+    options: EngineOptions,
+    *,
+    many_rows: bool = True,
+) -> OnnxEngine:
     """An engine for a serialised graph whose external initialisers are `arrays`.
 
-    Where a device has kernels for many rows, and room for the weights in their order beside the usual one, both are
-    made; if there is no room for both, those for many rows where there are several slots.
+    Where a device has kernels for many rows, the weights suit them (`many_rows`), and there is room for the weights in
+    their order beside the usual one, both are made; if there is no room for both, those for many rows where there are
+    several slots.
 
     Raises:
         LoadFailed: ONNX Runtime refused the graph, or the device has no room.
@@ -63,6 +71,8 @@ def start(spec: StageSpec, model: bytes, arrays: Mapping[str, TypedArray], optio
 
     """
     row = provider_of(options.device)
+    if not many_rows:
+        row = replace(row, many_rows_from=0)
     memory = _memory(row, options)
     making = _Making(spec, model, arrays, options)
     try:
@@ -169,11 +179,11 @@ def _views() -> ort.InferenceSession:
     return _session(_one_node(), _settings(1, EngineOptions()))
 
 
-def _one_node() -> bytes:
-    """The smallest model: y, of any shape, is x."""
+def _one_node(op: str = "Identity", *inputs: str, kind: int = onnx.TensorProto.FLOAT) -> bytes:
+    """The smallest model: y, of any shape, is made of x."""
     value = onnx.helper.make_tensor_value_info
-    node = onnx.helper.make_node("Identity", ["x"], ["y"])
-    ends = [value("x", onnx.TensorProto.FLOAT, [1])], [value("y", onnx.TensorProto.FLOAT, None)]
+    node = onnx.helper.make_node(op, list(inputs) or ["x"], ["y"])
+    ends = [value("x", kind, None)], [value("y", kind, None)]
     graph = onnx.helper.make_graph([node], "views", *ends)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     made: bytes = model.SerializeToString()
@@ -254,14 +264,18 @@ def _memory(row: Provider, options: EngineOptions) -> Memory:
 def prepare(options: EngineOptions) -> None:
     """Load what a device's first session waits for; failures are left to that session, which says what they mean.
 
-    ONNX Runtime's library for CUDA and NVIDIA's own take a second and more.
+    ONNX Runtime's library for CUDA and NVIDIA's own take a second and more, some of it at the first product.
     """
     row = provider_of(options.device)
     if row.name != "cuda":
         return
+    x = np.zeros((64, 64), np.float16)
     with contextlib.suppress(LoadFailed, *ORT_ERRORS):
         ort.preload_dlls()
-        _session(_one_node(), _settings(1, options), [(row.ort_name, {"device_id": str(options.device_index)})])
+        device = [(row.ort_name, {"device_id": str(options.device_index)})]
+        _session(_one_node("MatMul", "x", "x", kind=onnx.TensorProto.FLOAT16), _settings(1, options), device).run(
+            None, {"x": x}
+        )
 
 
 def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[str | tuple[str, dict[str, str]]]:

@@ -21,7 +21,7 @@ class BlockOffsets(enum.StrEnum):
     COLUMNS: 4 bits, the offsets as further quantised columns (error ≤ d/28 of the row's largest block scale).
     WIDE: 8 bits, zero points of 1/16 steps (error ≤ d/32): twice the memory, faster prompts.
     FINE: as COLUMNS, but of what is left there are further columns, and there are no zero points: error ≤ 1/340 of the
-    largest offset of 32 neighbours, less than float16 makes of a weight. Where columns are no multiple of 1024, EXACT.
+    largest offset of 32 neighbours, less than float16 makes of a weight. Where columns are no multiple of 2048, EXACT.
     EXACT: 4 bits, the offsets as a float32 matmul: no error, slowest.
     """
 

@@ -30,6 +30,9 @@ from hyperlane.stage.options import BlockOffsets
 EMBEDDING = "embedding"
 """Graph path of the table that is looked up, and not multiplied by."""
 
+TILE = 64
+"""Columns that CUDA's kernels for a few rows take at a time; what they read of half a tile is not a number."""
+
 FINE_LEVELS = {4: 3, 8: 2}
 """By bits: how often what is left of offsets has columns of its own."""
 
@@ -134,7 +137,7 @@ def _store(arrays: dict[str, Array], path: str, matrix: Matrix, offsets: BlockOf
         return MatrixForm(matrix.shape[0], matrix.shape[1])
     kind, levels = Offsets.NONE, 1
     columns = matrix.columns
-    if has_offsets(matrix) and offsets is BlockOffsets.FINE and whole_blocks_of_sums(matrix):
+    if has_offsets(matrix) and offsets is BlockOffsets.FINE and whole_blocks_of_sums(matrix, FINE_LEVELS[matrix.bits]):
         kind, levels = Offsets.COLUMNS, FINE_LEVELS[matrix.bits]
         matrix = with_offset_columns(centred(matrix), levels)
     elif matrix.offsets is not None and offsets in {BlockOffsets.EXACT, BlockOffsets.FINE}:
@@ -205,9 +208,10 @@ def with_offset_columns(matrix: QuantMatrix, levels: int = 1) -> QuantMatrix:
     )
 
 
-def whole_blocks_of_sums(matrix: QuantMatrix) -> bool:
-    """Whether the block sums of x fill whole blocks themselves."""
-    return matrix.columns % (matrix.block * matrix.block) == 0
+def whole_blocks_of_sums(matrix: QuantMatrix, levels: int) -> bool:
+    """Whether the block sums of x fill whole blocks themselves, and all columns together whole tiles."""
+    blocks = matrix.columns // matrix.block
+    return matrix.columns % (matrix.block * matrix.block) == 0 and (matrix.columns + levels * blocks) % TILE == 0
 
 
 def centred(matrix: QuantMatrix) -> QuantMatrix:

@@ -49,6 +49,8 @@ def test_fine_offsets_are_as_exact_as_float16(bits, zeros_up_to):
     assert np.abs(meant(with_offset_columns(before), 1) - expand(before)).max() > error
 
 
-def test_whether_sums_fill_whole_blocks():
-    assert whole_blocks_of_sums(matrix(4, zeros_up_to=16))
-    assert not whole_blocks_of_sums(replace(matrix(4, zeros_up_to=16), columns=512))
+@pytest.mark.parametrize(
+    ("columns", "levels", "whole"), [(2048, 3, True), (1024, 3, False), (1024, 2, True), (512, 2, False)]
+)
+def test_columns_of_sums_fill_whole_blocks_and_whole_tiles(columns, levels, whole):
+    assert whole_blocks_of_sums(replace(matrix(4, zeros_up_to=16), columns=columns), levels) is whole
