@@ -13,7 +13,7 @@ def worker(*, flags: WorkerFlags, common: CommonFlags) -> None:
 
     A worker holds layers of a model and computes them; start one on every machine. The first time it joins the
     cluster of the head whose `hyperlane serve` printed the token; from then on `hyperlane worker` alone is enough.
-    With several GPUs, each gets a process and is a node of its own, named like box/cuda:0; a token has a use for each.
+    With several GPUs, each gets a process, is a node of its own (box/cuda:0), and takes one use of the token.
 
     [bold]Examples[/bold]
 

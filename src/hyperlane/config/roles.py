@@ -200,8 +200,8 @@ class WorkerConfig(Checked):
     listen: Address | None = setting(
         None,
         values.address,
-        "address of the control port, the data port is the next free one; unset: port 7420, of every address if this "
-        "machine has joined a cluster, else of 127.0.0.1",
+        "address of the control port, the data port is the next free one, a second device has the two after it; "
+        "unset: port 7420, of every address if this machine has joined a cluster, else of 127.0.0.1",
     )
     join: str | None = setting(None, values.text, "token with which this machine joins a cluster, once")
     credentials: str | None = setting(
