@@ -15,10 +15,15 @@ from hyperlane.errors import EngineFault, LoadFailed, ProtocolError
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.stage.loading import load_engine
-from hyperlane.stage.onnx_engine import Sessions
 from hyperlane.stage.orders import LoadProgress
+from hyperlane.stage.running import Sessions
 from hyperlane.store.ready_store import ReadyStore
-from hyperlane.testing.engines import ENGINE_CHECKS, STEP_TOKENS, EngineHarness
+from hyperlane.testing.engines import (
+    ENGINE_CHECKS,
+    STEP_TOKENS,
+    EngineHarness,
+    a_row_does_not_depend_on_the_rows_beside_it,
+)
 from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
 from hyperlane.wire.packing import BLOCK_BYTES, NOT_FINITE
 
@@ -28,6 +33,40 @@ def harness_of(path: Path, store: Path) -> Iterator[EngineHarness]:
     with GgufFile(path) as file:
         ready = ReadyStore(store)
         yield EngineHarness(read_facts(file), lambda spec: load_engine(spec, file, ready))
+
+
+def with_all_sessions(engine):
+    """The engine after the sessions that are usually made later."""
+    assert engine._sessions.singles.get() is not None
+    assert engine._sessions.beside.get() is not None
+    return engine
+
+
+class Counted:
+    """A session whose runs are noted by a name."""
+
+    def __init__(self, session, runs, name):
+        self._session, self._runs, self._name = session, runs, name
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding, options):
+        self._runs.append(self._name)
+        self._session.run_with_iobinding(binding, options)
+
+
+class Made:
+    """As `Later`, made already."""
+
+    def __init__(self, session):
+        self._session = session
+
+    def made(self):
+        return self._session
+
+    def close(self):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +90,30 @@ def test_smollm2(check, smollm2_path, store):
 def test_gemma3(check, gemma3_path, store):
     with harness_of(gemma3_path, store) as harness:
         check(harness)
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda check: check.__name__)
+def test_with_all_sessions_made(check, tiny):
+    check(replace(tiny, make=lambda spec: with_all_sessions(tiny.make(spec))))
+
+
+@pytest.mark.parametrize("path", ["smollm2_path", "gemma3_path"])
+def test_rows_that_share_a_run_with_a_prompt_of_a_real_model_are_what_they_are_alone(path, store, request):
+    with harness_of(request.getfixturevalue(path), store) as harness:
+        a_row_does_not_depend_on_the_rows_beside_it(
+            replace(harness, make=lambda spec: with_all_sessions(harness.make(spec)))
+        )
+
+
+def test_a_prompt_beside_streams_is_one_run_once_there_is_a_session_for_it(tiny):
+    engine, counted = tiny.make(tiny.specs()[0]), []
+    usual, beside = engine._sessions.usual, Counted(engine._sessions.beside.get(), counted, "both")
+    engine._sessions = replace(engine._sessions, usual=Counted(usual, counted, "one"), beside=Made(beside))
+    for rows in ([Row(0, 0, 3)], [Row(1, 0, 3)], [Row(0, 3, 1, (0,)), Row(1, 3, 1, (0,)), Row(4, 0, 9, (8,))]):
+        engine.input_buffer(rows)[:] = bytes(4 * sum(row.count for row in rows))
+        engine.step(rows)
+    assert counted == ["one", "one", "both"]
+    engine.close()
 
 
 @pytest.mark.parametrize("stages", [2, 3, 5])

@@ -1,4 +1,4 @@
-"""Attention over KV entries: one operator for a run's rows, or one for each token of a row that is taken one by one.
+"""Attention over KV entries: one operator for a run's rows, or several where attention takes tokens apart.
 
 Knows nothing of the matmuls around it, which take all tokens of a run together either way.
 """
@@ -29,17 +29,26 @@ class Attention:
     """Adds a layer's attention to a graph. `positions`: entries of a slot in the KV arena.
 
     `singles`: 0, or how many tokens of one slot a run holds, each of which is attended to as a decode step would: over
-    one token attention sums in another order than over several.
+    one token attention sums in another order than over several. `beside`: a run, [1, tokens, …], holds rows of one
+    token and behind them several tokens of another slot, a prompt's, which the operator takes only by themselves.
     """
 
     def __init__(
-        self, graph: GraphBuilder, facts: ModelFacts, numbers: Numbers, positions: int, singles: int = 0
+        self,
+        graph: GraphBuilder,
+        facts: ModelFacts,
+        numbers: Numbers,
+        positions: int,
+        singles: int = 0,
+        *,
+        beside: bool = False,
     ) -> None:
         self._graph = graph
         self._facts = facts
         self._numbers = numbers
         self._positions = positions
         self._singles = singles
+        self._beside = beside
 
     def add(self, qkv: Sequence[str], index: int, kind: Kind) -> str:
         """Attention of layer `index` over its slot's KV entries, which it also extends.
@@ -52,7 +61,9 @@ class Attention:
         past = [names.past(index, kv) for kv in names.KV]
         for name in past:
             self._graph.input(name, numbers.cache, self._entries)
-        if self._singles:
+        if self._beside:
+            self._both(attended, given, past, index, kind)
+        elif self._singles:
             self._one_by_one(attended, given, past, index, kind)
         else:
             self._attend(attended, given, past, self._given_back(index), names.LENGTHS, kind)
@@ -68,6 +79,26 @@ class Attention:
         for name in present:
             self._graph.output(name, self._numbers.cache, self._entries)
         return present
+
+    def _both(self, name: str, given: Sequence[str], past: Sequence[str], index: int, kind: Kind) -> None:
+        """Rows of one token, and a row of several of another slot behind them: each kind has its own operator."""
+        graph, counts = self._graph, names.COUNTS
+        apart = graph.constant("beside/apart", np.array([-1, 1, 0], np.int64))
+        joined = graph.constant("beside/joined", np.array([1, -1, 0], np.int64))
+        rows, prompt = [], []
+        for x in given:
+            graph.node("Split", [x, counts], f"{x}/split", outputs=[f"{x}/rows", f"{x}/prompt"], axis=1)
+            rows.append(graph.node("Reshape", [f"{x}/rows", apart], f"{x}/apart"))
+            prompt.append(f"{x}/prompt")
+        self._attend(f"{name}/rows", rows, past, self._given_back(index), names.LENGTHS, kind)
+        own = [names.beside(one) for one in past]
+        back = [names.beside(names.present(index, kv)) for kv in names.KV]
+        for one, other in zip(own, back, strict=True):
+            graph.input(one, self._numbers.cache, ["one", *self._entries[1:]])
+            graph.output(other, self._numbers.cache, ["one", *self._entries[1:]])
+        self._attend(f"{name}/prompt", prompt, own, back, names.BESIDE_LENGTHS, kind, names.BESIDE_TOTAL)
+        flat = graph.node("Reshape", [f"{name}/rows", joined], f"{name}/joined")
+        graph.node("Concat", [flat, f"{name}/prompt"], name, axis=1)
 
     def _one_by_one(self, name: str, given: Sequence[str], past: Sequence[str], index: int, kind: Kind) -> None:
         """Each token finds the entries of the one before, in the same memory: what passes between them is bound there.
@@ -93,13 +124,20 @@ class Attention:
         return parts
 
     def _attend(  # noqa: PLR0917
-        self, name: str, qkv: Sequence[str], past: Sequence[str], present: Sequence[str], lengths: str, kind: Kind
+        self,
+        name: str,
+        qkv: Sequence[str],
+        past: Sequence[str],
+        present: Sequence[str],
+        lengths: str,
+        kind: Kind,
+        total: str = names.TOTAL,
     ) -> None:
         facts = self._facts
         cosines, sines = self._rotary(kind.rope)
         self._graph.contrib(
             "GroupQueryAttention",
-            [*qkv, *[""] * (3 - len(qkv)), *past, lengths, names.TOTAL, cosines, sines],
+            [*qkv, *[""] * (3 - len(qkv)), *past, lengths, total, cosines, sines],
             name,
             outputs=[name, *present],
             num_heads=facts.heads,

@@ -30,7 +30,7 @@ class StageShape:
     `half_cache`: KV entries, and the arithmetic around attention, are float16. `half`: all else is too, where the
     family allows it. `precision_in`, `precision_out`: of hidden states. `top_parts`: see `candidates`.
     `gains_in`, `gains_out`: what packed values were and are multiplied by, float32 [hidden]; None: by nothing.
-    `fused_gate`: the device has `GatedRMSNorm`. `singles`: see `Attention`.
+    `fused_gate`: the device has `GatedRMSNorm`. `singles`, `beside`: see `Attention`.
     """
 
     facts: ModelFacts
@@ -49,6 +49,7 @@ class StageShape:
     top_parts: int = 1
     fused_gate: bool = False
     singles: int = 0
+    beside: bool = False
 
     @property
     def numbers(self) -> Numbers:
@@ -76,7 +77,9 @@ class Decoder(ABC):
         self.graph = GraphBuilder(f"{shape.facts.name} {shape.layers}")
         self.numbers = shape.numbers
         self.matmuls = Matmuls(self.graph, shape.forms, shape.accuracy)
-        self._attention = Attention(self.graph, shape.facts, self.numbers, shape.positions, shape.singles)
+        self._attention = Attention(
+            self.graph, shape.facts, self.numbers, shape.positions, shape.singles, beside=shape.beside
+        )
 
     @abstractmethod
     def layer(self, stream: Stream, index: int) -> Stream:
@@ -89,6 +92,10 @@ class Decoder(ABC):
         if len(self.shape.layers):
             graph.input(names.LENGTHS, TensorProto.INT32, [self.shape.singles or "batch"])
             graph.input(names.TOTAL, TensorProto.INT32, [])
+            if self.shape.beside:
+                graph.input(names.COUNTS, TensorProto.INT64, [2])
+                graph.input(names.BESIDE_LENGTHS, TensorProto.INT32, [1])
+                graph.input(names.BESIDE_TOTAL, TensorProto.INT32, [])
         if self.shape.projects:
             graph.input(names.WANTED, TensorProto.INT64, ["wanted"])
         for index in range(self.shape.layers.first, self.shape.layers.last):

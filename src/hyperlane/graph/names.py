@@ -67,6 +67,21 @@ def present(layer: int, kv: str) -> str:
     return f"present.{layer}.{kv}"
 
 
+COUNTS = "counts"
+"""int64 [2]: of a run's tokens, how many are decode rows' and how many the prompt's beside them."""
+
+BESIDE_LENGTHS = "beside_lengths"
+"""int32 [1]: as `LENGTHS`, of the prompt."""
+
+BESIDE_TOTAL = "beside_total"
+"""int32 scalar: as `TOTAL`, of the prompt."""
+
+
+def beside(name: str) -> str:
+    """Input or output: the prompt's KV entries, where `name` is that of the decode rows'."""
+    return f"beside.{name}"
+
+
 def passing(layer: int, kv: str, token: int) -> str:
     """Output: as `present`, after a token of a row that is taken one by one; after its last there is `present`."""
     return f"passing.{layer}.{kv}.{token}"

@@ -58,6 +58,7 @@ class RunShape(NamedTuple):
     `wanted`, `top_k` and `extra` are sizes of the answer; `whole`: logits instead of candidates.
     `captured`: the device replays what it did the first time, with other values in the same memory.
     `singly`: the tokens are taken one by one, each at a length of its own.
+    `beside`: the slot whose `tokens` come behind the batch's rows, which have one each; -1 for none.
     """
 
     slot: int
@@ -70,6 +71,12 @@ class RunShape(NamedTuple):
     whole: bool = False
     captured: bool = False
     singly: bool = False
+    beside: int = -1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and tokens of each, as the graph sees them."""
+        return (1, self.batch + self.tokens) if self.beside >= 0 else (self.batch, self.tokens)
 
     @property
     def lengths(self) -> int:
@@ -110,6 +117,11 @@ class Binding:
         self._end = self._end_in = 0
         self.lengths: npt.NDArray[np.int32] = self._take(names.LENGTHS, (shape.lengths,), np.int32)
         self.total = self._take_on_host(names.TOTAL, np.zeros((), np.int32))
+        self.beside: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None = None
+        if shape.beside >= 0:
+            self._take_on_host(names.COUNTS, np.array([shape.batch, shape.tokens], np.int64))
+            lengths = self._take_on_host(names.BESIDE_LENGTHS, np.zeros(1, np.int32))
+            self.beside = lengths, self._take_on_host(names.BESIDE_TOTAL, np.zeros((), np.int32))
 
     def __del__(self) -> None:
         """Give the block back: only now does nothing refer to it."""
@@ -123,14 +135,19 @@ class Binding:
             passing = [names.passing(layer, kv, token) for token in range(self.shape.lengths - 1)]
             for name in (*(passing if self.shape.singly else ()), names.present(layer, kv)):
                 self._bind(self.io.bind_output, name, entries.dtype, shape, place, entries.provider)
+            if self.shape.beside >= 0:
+                shape, place = (1, *entries.shape[1:]), entries.address(self.shape.beside)
+                past, present = names.beside(names.past(layer, kv)), names.beside(names.present(layer, kv))
+                self._bind(self.io.bind_input, past, entries.dtype, shape, place, entries.provider)
+                self._bind(self.io.bind_output, present, entries.dtype, shape, place, entries.provider)
 
     def bind_tokens(self, name: str, values: npt.NDArray[Any]) -> None:
-        """Bind what goes in: token ids [batch, tokens] or hidden states [batch, tokens, hidden]."""
+        """Bind what goes in: token ids or hidden states, [*grid] or [*grid, hidden]."""
         self.tokens_in = values
         self._bind_array(self.io.bind_input, name, values)
 
     def bind_hidden(self, values: npt.NDArray[Any]) -> None:
-        """Bind what an inner stage passes on, [batch, tokens, hidden]."""
+        """Bind what an inner stage passes on, [*grid, hidden]."""
         self.hidden_out = values
         self._bind_array(self.io.bind_output, names.HIDDEN_OUT, values)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hyperlane.core import ElementType, Precision, StageSpec
 from hyperlane.stage.memory import Memory
+from hyperlane.stage.runs import RUN_TOKENS
 from hyperlane.wire.packing import BLOCK_BYTES, NOT_FINITE, token_bytes
 
 Values = npt.NDArray[Any]
@@ -32,17 +33,20 @@ class Buffers:
     Hidden states are [tokens, hidden] of the link's type where it does not pack, else uint8 [tokens, token bytes].
     `frame_in` and `frame_out` hold a whole frame; `slots_in` and `slots_out` one token of each slot, by slot, so that
     a range of slots is contiguous. `frame_out` and `slots_out` are None on a last stage.
+    `aside`: where a run that takes one-token rows and a prompt's piece has both, in `frame_in` and `frame_out`.
     """
 
     frame_in: Values
     slots_in: Values
     frame_out: Values | None
     slots_out: Values | None
+    aside: int
 
     @classmethod
     def make(cls, spec: StageSpec, memory: Memory, element: ElementType) -> Buffers:
         """Buffers for a stage's largest frame."""
-        tokens = spec.max_step_tokens + MOST_STAND_INS
+        aside = spec.max_step_tokens + MOST_STAND_INS
+        tokens = aside + spec.slots + RUN_TOKENS + 1
 
         def hidden(count: int, precision: Precision) -> Values:
             if not precision.packs:
@@ -56,7 +60,7 @@ class Buffers:
         def passed(count: int) -> Values | None:
             return None if spec.is_last else hidden(count, spec.precision_out)
 
-        return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots))
+        return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots), aside)
 
     @property
     def nbytes(self) -> int:

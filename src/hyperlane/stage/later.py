@@ -36,8 +36,12 @@ class Later(Generic[Made]):
                 try:
                     self._made = make()
                 except (LoadFailed, MemoryError) as error:
-                    log.warning("rows that are taken one by one are a run for each token: %s", error)
+                    log.warning("another session cannot be made, so its rows are more runs: %s", error)
             return self._made
+
+    def made(self) -> Made | None:
+        """As `get`, but None before it was made; does not wait."""
+        return self._made
 
     def close(self) -> None:
         """Let go of it, or do not make it any more. Idempotent."""

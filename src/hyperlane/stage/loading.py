@@ -91,11 +91,11 @@ def load_engine(
     if order.options.arithmetic is Arithmetic.F32:
         return _load_arrays(order, None)
     if store is not None:
-        return _load_ready(order, store, provider_of(order.options.device).singles)
+        return _load_ready(order, store, lasting=True)
     with tempfile.TemporaryDirectory(prefix="hyperlane-", ignore_cleanup_errors=True) as name:
         # What is mapped stays until the engine lets go of it, also where its files have no names any more. A second
         # session finds nothing then.
-        return _load_ready(order, ReadyStore(Path(name)), 1)
+        return _load_ready(order, ReadyStore(Path(name)), lasting=False)
 
 
 def usable(options: EngineOptions) -> EngineOptions:
@@ -167,8 +167,16 @@ class Assembly:
             self.spec, lambda layout: [np.asarray(one, np.float32) for one in read(self, layout).arrays.values()]
         )
 
-    def graph(self, forms: Forms, initialisers: Sequence[TensorProto], gains: LinkGains, singles: int = 0) -> bytes:
-        """The stage's graph; `singles`: the one for so many tokens that are taken one by one."""
+    def graph(
+        self,
+        forms: Forms,
+        initialisers: Sequence[TensorProto],
+        gains: LinkGains,
+        *,
+        singles: int = 0,
+        beside: bool = False,
+    ) -> bytes:
+        """The stage's graph; `singles`, `beside`: one for runs of that kind, see `graph.attention`."""
         shape = StageShape(
             facts=self.spec.model,
             layers=self.spec.layers,
@@ -186,6 +194,7 @@ class Assembly:
             fused_gate=self._fused_gate,
             top_parts=parts_of(self.spec.model.vocab) if provider_of(self.options.device).searches_parts else 1,
             singles=singles,
+            beside=beside,
         )
         return build_stage(shape, initialisers)
 
@@ -205,8 +214,8 @@ class Assembly:
         return _INT8 if self.options.arithmetic is Arithmetic.INT8 and not row.exact else _F32
 
 
-def _load_ready(order: Assembly, store: ReadyStore, singles: int) -> Engine:
-    """Through the store: every unit is mapped, after it was packed if it was not there. `singles`: as a provider's."""
+def _load_ready(order: Assembly, store: ReadyStore, *, lasting: bool) -> Engine:
+    """Through the store: every unit is mapped, after it was packed if it was not there. `lasting`: and stays there."""
     from hyperlane.stage import onnx_sessions  # only now: importing it takes a runtime, and half a second
 
     packer = UnitPacker(onnx_sessions.OnnxPacker(store.root), order.accuracy)
@@ -219,8 +228,13 @@ def _load_ready(order: Assembly, store: ReadyStore, singles: int) -> Engine:
     initialisers = [mapped(unit, tensor) for unit in ready for tensor in weights_of(unit)]
     gains = link_gains(order.spec, lambda layout: vectors_of(_ready_unit(order, store, packer, layout)))
     make = partial(order.graph, forms, initialisers, gains)
-    by_one = partial(make, singles) if singles > 1 and len(order.spec.layers) else None
-    engine = onnx_sessions.start_mapped(order.spec, make(), store.root, order.options, by_one)
+    row, others = provider_of(order.options.device), onnx_sessions.OtherGraphs()
+    if lasting and len(order.spec.layers):
+        others = onnx_sessions.OtherGraphs(
+            partial(make, singles=row.singles) if row.singles > 1 else None,
+            partial(make, beside=True) if row.beside else None,
+        )
+    engine = onnx_sessions.start_mapped(order.spec, make(), store.root, order.options, others)
     release_after_load(store.root)
     return engine
 

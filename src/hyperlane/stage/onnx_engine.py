@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
@@ -18,69 +18,17 @@ from hyperlane.stage.answers import Answers, Place, RunAnswer
 from hyperlane.stage.arena import KvArena, positions
 from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape
 from hyperlane.stage.buffers import Buffers, all_finite, as_bytes
-from hyperlane.stage.later import Later
 from hyperlane.stage.memory import Memory
 from hyperlane.stage.numbers import element_of, numbers_of
 from hyperlane.stage.onnx_errors import ORT_ERRORS
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import provider_of
 from hyperlane.stage.rows import SlotLengths, check_rows
-from hyperlane.stage.runs import Batch, Piece, batches, bucket, pieces, run_tokens
+from hyperlane.stage.running import Asked, Run, Sessions
+from hyperlane.stage.runs import Batch, Piece, Runs, arrange, bucket, run_tokens
 
 NOT_CAPTURED = "-1"
 """ONNX Runtime's graph id for a run that is to be neither captured nor replayed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    """What computes a stage's graph. `many`: other kernels over the same entries, for batches of `many_from` and more.
-
-    `least`: smaller captured batches are padded to so many rows. `singles`: for rows that are taken one by one.
-    """
-
-    usual: ort.InferenceSession
-    many: ort.InferenceSession | None = None
-    many_from: int = 0
-    least: int = 1
-    singles: Later[ort.InferenceSession] | None = None
-
-    def has_singles(self) -> bool:
-        """Whether rows that are taken one by one can share runs; may take the time that making a session takes."""
-        return self.singles is not None and self.singles.get() is not None
-
-    def of(self, shape: RunShape) -> ort.InferenceSession:
-        """Which of them runs a shape."""
-        if shape.singly and shape.tokens > 1:
-            assert self.singles is not None
-            session = self.singles.get()
-            assert session is not None
-            return session
-        if self.many is not None and shape.captured and shape.batch >= self.many_from:
-            return self.many
-        return self.usual
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A wanted position of a run: the `number`-th of row `index` of the frame, token `token` of the run.
-
-    `line`: which of the run's answers is its.
-    """
-
-    row: Row
-    index: int
-    number: int
-    token: int
-    line: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """A run that was begun: what to look at when it is done. `moves`: from slot to token of the frame."""
-
-    binding: Binding
-    asked: Sequence[Asked]
-    moves: Sequence[tuple[int, int]] = ()
 
 
 class OnnxEngine:
@@ -145,9 +93,12 @@ class OnnxEngine:
         if self._spec.is_first:
             self._check_tokens(rows, direct)
         try:
-            for piece in pieces(rows, self._run_tokens, self._singles_of(rows)):
+            runs = self._runs_of(rows)
+            for piece in runs.pieces:
                 self._run_piece(rows, piece)
-            for batch in batches(rows, alone=self._alone):
+            if runs.both is not None:
+                self._run_both(rows, *runs.both)
+            for batch in runs.batches:
                 self._run_batch(rows, batch, direct)
             self._answers.begin(rows)
             self._memory.wait()
@@ -189,64 +140,92 @@ class OnnxEngine:
         """See `Engine`."""
         self._begun.clear()
         self._bindings.clear()
-        if self._sessions is not None and self._sessions.singles is not None:
-            self._sessions.singles.close()
+        if self._sessions is not None:
+            self._sessions.close()
         self._sessions = None
         self._keep = None
         self._memory.close()
 
     # --- runs --------------------------------------------------------------------------------------------
 
+    def _runs_of(self, rows: Sequence[Row]) -> Runs:
+        assert self._sessions is not None
+        singly = any(row.one_by_one for row in rows) and self._sessions.has_singles
+        singles = self._singles if singly else 1
+        return arrange(rows, self._run_tokens, singles=singles, alone=self._alone, beside=self._sessions.has_beside)
+
     def _run_piece(self, rows: Sequence[Row], piece: Piece) -> None:
         """Some tokens of one row."""
-        row = rows[piece.row]
-        end = piece.offset + piece.count
-        wanted = [(number, offset) for number, offset in enumerate(row.want) if piece.offset <= offset < end]
-        asked = [
-            Asked(row, piece.row, number, offset - piece.offset, line) for line, (number, offset) in enumerate(wanted)
-        ]
-        run = RunShape(row.slot, 1, piece.run, piece.base + piece.offset, singly=piece.singly and piece.run > 1)
+        row, at = rows[piece.row], piece.base + piece.offset
+        asked = _asked_of(rows, piece)
+        run = RunShape(row.slot, 1, piece.run, at, singly=piece.singly and piece.run > 1)
         binding = self._bindings.get(self._shape(run, asked))
-        if run.singly:
-            self._tell_positions(binding, row, piece)
-            self._buffers.frame_in[_tokens(rows) : piece.base + piece.offset + piece.run] = 0
-        else:
-            binding.lengths[0] = row.start + piece.offset + piece.run - 1
-        binding.total[()] = int(binding.lengths.max()) + 1
-        self._begin(Run(binding, asked))
-        self._lengths.written(row.slot, row.start, row.start + end)
-
-    def _tell_positions(self, binding: Binding, row: Row, piece: Piece) -> None:
-        """Of each token of a piece; stand-ins write behind all that the slot holds."""
         start = row.start + piece.offset
-        binding.lengths[: piece.count] = range(start, start + piece.count)
-        binding.lengths[piece.count :] = max(start + piece.count, self._lengths[row.slot])
+        if run.singly:  # stand-ins write behind all that the slot holds
+            binding.lengths[: piece.count] = range(start, start + piece.count)
+            binding.lengths[piece.count :] = max(start + piece.count, self._lengths[row.slot])
+        else:
+            binding.lengths[0] = start + piece.run - 1
+        binding.total[()] = int(binding.lengths.max()) + 1
+        self._buffers.frame_in[_tokens(rows) : at + piece.run] = 0
+        self._begin(Run(binding, asked))
+        self._lengths.written(row.slot, row.start, start + piece.count)
 
-    def _singles_of(self, rows: Sequence[Row]) -> int:
-        """How many tokens of a row that is taken one by one share a run, if there is such a row."""
-        assert self._sessions is not None
-        return self._singles if any(row.one_by_one for row in rows) and self._sessions.has_singles() else 1
+    def _run_both(self, rows: Sequence[Row], batch: Batch, piece: Piece) -> None:
+        """One token of each of several rows and some tokens of another one, which share all but attention."""
+        row, bases, size = rows[piece.row], _bases(rows), batch.size
+        start, at, aside = row.start + piece.offset, piece.base + piece.offset, self._buffers.aside
+        self._lengths.written(row.slot, row.start, start + piece.count)
+        wanting = [Asked(rows[i], i, 0, rows[i].slot - batch.first, n) for n, i in enumerate(_wanting(rows, batch))]
+        asked = [*wanting, *_asked_of(rows, piece, size, len(wanting))]
+        run = RunShape(batch.first, size, piece.run, aside, beside=row.slot)
+        binding = self._bindings.get(self._shape(run, asked))
+        assert binding.beside is not None
+        binding.beside[0][0], binding.beside[1][()] = start + piece.run - 1, start + piece.run
+        self._tell_lengths(binding, rows, batch)
+        binding.total[()] = int(binding.lengths.max()) + 1
+        given = self._buffers.frame_in
+        given[_tokens(rows) : at + piece.run] = 0
+        given[aside : aside + size] = 0
+        for index in batch.rows:
+            given[aside + rows[index].slot - batch.first] = given[bases[index]]
+        given[aside + size : aside + size + piece.run] = given[at : at + piece.run]
+        moves = []
+        if (out := self._buffers.frame_out) is not None:
+            places = [(aside + rows[index].slot - batch.first, bases[index], 1) for index in batch.rows]
+            moves = [(out[a : a + n], base) for a, base, n in (*places, (aside + size, at, piece.count))]
+        self._begin(Run(binding, asked, moves))
+        self._note_written(rows, batch)
 
     def _run_batch(self, rows: Sequence[Row], batch: Batch, direct: bool) -> None:
         """One token of each of several rows; slots without a row write to their first unused entry."""
-        bases = _bases(rows)
+        bases, buffers = _bases(rows), self._buffers
         if not direct:
             for index in batch.rows:
-                self._buffers.slots_in[rows[index].slot] = self._buffers.frame_in[bases[index]]
-        wanting = [index for index in batch.rows if rows[index].want]
+                buffers.slots_in[rows[index].slot] = buffers.frame_in[bases[index]]
+        wanting = _wanting(rows, batch)
         binding = self._batch_binding(rows, batch, wanting)
         first, captured = binding.shape.slot, binding.shape.captured
         asked = [
             Asked(rows[i], i, 0, rows[i].slot - first, rows[i].slot - first if captured else line)
             for line, i in enumerate(wanting)
         ]
+        self._tell_lengths(binding, rows, batch)
+        if not captured:
+            binding.total[()] = int(binding.lengths.max()) + 1
+        moves = []
+        if not direct and (out := buffers.slots_out) is not None:
+            moves = [(out[rows[index].slot : rows[index].slot + 1], bases[index]) for index in batch.rows]
+        self._begin(Run(binding, asked, moves))
+        self._note_written(rows, batch)
+
+    def _tell_lengths(self, binding: Binding, rows: Sequence[Row], batch: Batch) -> None:
+        first = binding.shape.slot
         binding.lengths[:] = self._lengths.of(first, binding.shape.batch)
         for index in batch.rows:
             binding.lengths[rows[index].slot - first] = rows[index].start
-        if not captured:
-            binding.total[()] = int(binding.lengths.max()) + 1
-        moves = [] if direct else [(rows[index].slot, bases[index]) for index in batch.rows]
-        self._begin(Run(binding, asked, moves))
+
+    def _note_written(self, rows: Sequence[Row], batch: Batch) -> None:
         for index in batch.rows:
             self._lengths.written(rows[index].slot, rows[index].start, rows[index].start + 1)
 
@@ -288,9 +267,9 @@ class OnnxEngine:
                 raise EngineFault(f"logits are not finite after layers {self._spec.layers}")
             places = [Place(one.index, one.number) for one in run.asked]
             self._answers.write(places, _lines_of(question.answer, lines))
-        if self._buffers.frame_out is not None and self._buffers.slots_out is not None:
-            for slot, base in run.moves:
-                self._buffers.frame_out[base] = self._buffers.slots_out[slot]
+        for written, base in run.moves:
+            assert self._buffers.frame_out is not None
+            self._buffers.frame_out[base : base + len(written)] = written
 
     def _check_tokens(self, rows: Sequence[Row], direct: bool) -> None:
         count = _tokens(rows)
@@ -326,13 +305,13 @@ class OnnxEngine:
             (buffers.slots_in, buffers.slots_out) if shape.at < 0 else (buffers.frame_in, buffers.frame_out)
         )
         first = shape.slot if shape.at < 0 else shape.at
-        part = slice(first, first + shape.batch * shape.tokens)
-        grid = (shape.batch, shape.tokens, *source.shape[1:])
-        binding.bind_tokens(names.TOKENS if spec.is_first else names.HIDDEN_IN, source[part].reshape(grid))
+        part, grid = slice(first, first + math.prod(shape.grid)), shape.grid
+        given = source[part].reshape(*grid, *source.shape[1:])
+        binding.bind_tokens(names.TOKENS if spec.is_first else names.HIDDEN_IN, given)
         if target is None:
             binding.bind_question(self._parts)
         else:
-            binding.bind_hidden(target[part].reshape(shape.batch, shape.tokens, -1))
+            binding.bind_hidden(target[part].reshape(*grid, -1))
         if shape.captured:
             binding.total[()] = positions(spec)  # the longest that the replayed kernels may meet
         return binding
@@ -351,6 +330,20 @@ class OnnxEngine:
         if direct:
             return as_bytes(buffers.slots_out[rows[0].slot : rows[0].slot + tokens])
         return as_bytes(buffers.frame_out[:tokens])
+
+
+def _asked_of(rows: Sequence[Row], piece: Piece, token: int = 0, line: int = 0) -> list[Asked]:
+    """The wanted positions of a piece whose first token is `token` in its run, and has so many answers before it."""
+    row, end = rows[piece.row], piece.offset + piece.count
+    wanted = [(number, offset) for number, offset in enumerate(row.want) if piece.offset <= offset < end]
+    return [
+        Asked(row, piece.row, number, token + offset - piece.offset, line + n)
+        for n, (number, offset) in enumerate(wanted)
+    ]
+
+
+def _wanting(rows: Sequence[Row], batch: Batch) -> list[int]:
+    return [index for index in batch.rows if rows[index].want]
 
 
 def _lines_of(answer: RunAnswer, lines: list[int]) -> RunAnswer:

@@ -24,12 +24,13 @@ from hyperlane.stage.initialisers import APART, read_packed
 from hyperlane.stage.later import Later
 from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
-from hyperlane.stage.onnx_engine import OnnxEngine, Sessions
+from hyperlane.stage.onnx_engine import OnnxEngine
 from hyperlane.stage.onnx_errors import ORT_ERRORS, is_out_of_memory
 from hyperlane.stage.onnx_webgpu import WebGpuMemory
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import Provider, provider_of
 from hyperlane.stage.ready import Packed
+from hyperlane.stage.running import Sessions
 from hyperlane.stage.weights import Arrays
 from hyperlane.store.ready_store import UNFINISHED
 
@@ -219,12 +220,20 @@ def _tried_rows(spec: StageSpec, least: int, *, all_prompts: bool = False) -> li
     return [count for count in (1 << bit for bit in range(16)) if least <= count <= most]
 
 
+@dataclass(frozen=True, slots=True)
+class OtherGraphs:
+    """What makes the graphs of a stage for runs of another kind; see `Sessions`. None where there is none."""
+
+    singles: Callable[[], bytes] | None = None
+    beside: Callable[[], bytes] | None = None
+
+
 def start_mapped(
-    spec: StageSpec, model: bytes, root: Path, options: EngineOptions, singles: Callable[[], bytes] | None = None
+    spec: StageSpec, model: bytes, root: Path, options: EngineOptions, others: OtherGraphs = OtherGraphs()
 ) -> OnnxEngine:
     """An engine for a serialised graph whose external initialisers lie in files below `root`, which are mapped.
 
-    `singles`: makes the graph for rows taken one by one. Its session maps the same pages.
+    The sessions of `others` map the same pages.
 
     Raises:
         LoadFailed: ONNX Runtime refused the graph.
@@ -237,9 +246,11 @@ def start_mapped(
         settings.add_session_config_entry(FOLDER, str(root))
         return _session(model, settings)
 
-    usual = session(model)
-    later = Later(lambda: session(singles())) if singles is not None else None
-    return OnnxEngine(spec, Sessions(usual, singles=later), options, HostMemory())
+    def later(graph: Callable[[], bytes] | None) -> Later[ort.InferenceSession] | None:
+        return Later(lambda: session(graph())) if graph is not None else None
+
+    sessions = Sessions(session(model), singles=later(others.singles), beside=later(others.beside))
+    return OnnxEngine(spec, sessions, options, HostMemory())
 
 
 def _memory(row: Provider, options: EngineOptions) -> Memory:

@@ -41,6 +41,7 @@ class Provider:
     `alone`: one-token rows run one by one; `plugin`: `distribution` is beside any ONNX Runtime, not one of them;
     `needs`: what a machine must have besides;
     `singles`: tokens of a row taken one by one that share a run, to the bits of one run each; 1 where they cannot;
+    `beside`: a prompt's tokens and one-token rows can share a run, to the bits of two;
     `least_rows`: fewer rows are padded to so many in a captured step of these kernels, which are slower for one.
     """
 
@@ -62,6 +63,7 @@ class Provider:
     exact: bool = False
     alone: bool = False
     singles: int = 1
+    beside: bool = False
     plugin: bool = False
     needs: str = ""
 
@@ -148,6 +150,7 @@ PROVIDERS = (
         distribution="",
         packs=True,
         singles=16,
+        beside=True,
     ),
 )
 """Best first: what `auto` tries in this order. A provider of no distribution is in all of them."""

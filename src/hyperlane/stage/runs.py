@@ -112,6 +112,30 @@ def batches(rows: Sequence[Row], *, alone: bool = False) -> Iterator[Batch]:
         yield _batch(together, by_slot)
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs of a frame, in their order: pieces, then `both`, then batches.
+
+    `both`: a batch and a prompt's piece in one run.
+    """
+
+    pieces: Sequence[Piece]
+    both: tuple[Batch, Piece] | None
+    batches: Sequence[Batch]
+
+
+def arrange(rows: Sequence[Row], run_tokens: int, *, singles: int = 1, alone: bool = False, beside: bool) -> Runs:
+    """The runs of a frame. `beside`: one of them may take the largest batch and a prompt's last piece."""
+    one_by_one, several = list(batches(rows, alone=alone)), list(pieces(rows, run_tokens, singles))
+    of_prompts = [piece for piece in several if not piece.singly]
+    if not (beside and one_by_one and of_prompts):
+        return Runs(several, None, one_by_one)
+    batch, piece = max(one_by_one, key=lambda one: one.size), of_prompts[-1]
+    one_by_one.remove(batch)
+    several.remove(piece)
+    return Runs(several, (batch, piece), one_by_one)
+
+
 def bucket(first: int, size: int, slots: int, least: int = 1) -> tuple[int, int]:
     """First slot and size of the smallest aligned power-of-two range around a range, cut off at `slots`.
 

@@ -26,10 +26,10 @@ class StageCost(FakeCost):
     """What a share of a model takes: decode rows cost otherwise than the tokens of a prompt."""
 
     def of(self, rows: Sequence[Row]) -> float:
-        """Seconds of one frame; decode rows and a prompt's piece are two runs of the engine."""
+        """Seconds of one frame; decode rows share a run of the engine with a prompt's piece, if there is one."""
         singles = sum(row.count == 1 for row in rows)
         tokens = sum(row.count for row in rows) - singles
-        runs = (singles > 0) + sum(row.count > 1 for row in rows)
+        runs = max(singles > 0, sum(row.count > 1 for row in rows))
         return self.step_s * runs + self.row_s * singles + self.token_s * tokens
 
 
