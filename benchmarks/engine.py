@@ -4,6 +4,8 @@
 
 MODEL is a name of the catalogue or a GGUF file. Prints medians in tokens per second of a prompt of 512, and of 128
 decoded tokens for 1 and 8 streams; engines take turns in every round, and so does llama.cpp's `llama-bench` if given.
+*One by one*: the same 128 tokens in rows of 16 that are taken one by one, as a replay takes them. *Shared*: the time of
+a frame of 4 decode rows and 8 tokens of a prompt, divided by the time of the two in frames of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from hyperlane.stage.options import EngineOptions, KvElement
 from hyperlane.store.ready_store import ReadyStore
 
 PROMPT, NEW, STREAMS = 512, 128, 8
+SHARED_ROUNDS = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Figures:
     decode: float
     decode_of_8: float
     load_s: float = 0.0
+    one_by_one: float = 0.0
+    shared: float = 0.0
 
 
 def prefill(engine: Engine, facts: ModelFacts) -> float:
@@ -67,9 +72,37 @@ def decode(engine: Engine, facts: ModelFacts, streams: int) -> float:
     return streams * NEW / _timed(run)
 
 
+def one_by_one(engine: Engine, facts: ModelFacts) -> float:
+    """Tokens per second of one stream's tokens, computed again after a prompt of 16."""
+    tokens = np.random.default_rng(0).integers(0, facts.vocab, 16, np.int32)
+    _step(engine, (Row(0, 0, 16, (15,)),), tokens)
+
+    def run() -> None:
+        for position in range(16, 16 + NEW, 16):
+            _step(engine, (Row(0, position, 16, one_by_one=True),), tokens)
+
+    return NEW / _timed(run)
+
+
+def shared(engine: Engine, facts: ModelFacts) -> float:
+    """Decode rows and a prompt's tokens in one frame, against two; medians."""
+    tokens = np.random.default_rng(0).integers(0, facts.vocab, 128, np.int32)
+    for slot in range(5):
+        _step(engine, (Row(slot, 0, 128),), tokens)
+    rows, prompt = [Row(slot, 128, 1, (0,)) for slot in range(4)], Row(4, 64, 8)
+
+    def time_of(frame: Sequence[Row]) -> float:
+        return _timed(lambda: _step(engine, frame, tokens[: sum(row.count for row in frame)]))
+
+    times = [[time_of(frame) for frame in (rows, [prompt], [*rows, prompt])] for _ in range(SHARED_ROUNDS)]
+    alone, other, both = (statistics.median(column) for column in zip(*times, strict=True))
+    return both / (alone + other)
+
+
 def measure(name: str, engine: Engine, facts: ModelFacts, load_s: float) -> Figures:
     """One round of everything."""
-    return Figures(name, prefill(engine, facts), decode(engine, facts, 1), decode(engine, facts, STREAMS), load_s)
+    rates = prefill(engine, facts), decode(engine, facts, 1), decode(engine, facts, STREAMS)
+    return Figures(name, *rates, load_s, one_by_one(engine, facts), shared(engine, facts))
 
 
 def llama_bench(program: Path, model: Path, threads: int) -> Figures:
@@ -80,7 +113,7 @@ def llama_bench(program: Path, model: Path, threads: int) -> Figures:
     return Figures(f"llama.cpp, {threads} threads", rates[0], rates[1], 0.0)
 
 
-def _step(engine: Engine, rows: tuple[Row, ...] | list[Row], tokens: np.ndarray) -> None:
+def _step(engine: Engine, rows: Sequence[Row], tokens: np.ndarray) -> None:
     engine.input_buffer(rows)[:] = tokens.tobytes()
     engine.step(rows)
 
@@ -101,7 +134,8 @@ def _median(figures: list[Figures]) -> Figures:
     def middle(name: str) -> float:
         return statistics.median(getattr(one, name) for one in figures)
 
-    return Figures(figures[0].name, *(middle(name) for name in ("prefill", "decode", "decode_of_8", "load_s")))
+    names = ("prefill", "decode", "decode_of_8", "load_s", "one_by_one", "shared")
+    return Figures(figures[0].name, *(middle(name) for name in names))
 
 
 def _open(model: str) -> Path:
@@ -121,9 +155,13 @@ def main() -> None:
     path = _open(given.model)
     rows = [_median(rounds) for rounds in _measure_all(path, given)]
     print(f"{path.name}; {describe_machine()}; load average {os.getloadavg()[0]:.1f}")
-    print(f"{'engine':28} {'prefill 512':>12} {'decode 1':>10} {'decode 8':>10} {'load s':>8}")
+    rates = f"{'prefill 512':>12} {'decode 1':>10} {'decode 8':>10} {'one by one':>10}"
+    print(f"{'engine':28} {rates} {'shared':>8} {'load s':>8}")
     for row in rows:
-        print(f"{row.name:28} {row.prefill:12.1f} {row.decode:10.1f} {row.decode_of_8:10.1f} {row.load_s:8.2f}")
+        print(
+            f"{row.name:28} {row.prefill:12.1f} {row.decode:10.1f} {row.decode_of_8:10.1f} "
+            f"{row.one_by_one:10.1f} {row.shared:8.2f} {row.load_s:8.2f}"
+        )
     if given.json:
         report = {"machine": dataclasses.asdict(describe_machine()), "rows": [dataclasses.asdict(row) for row in rows]}
         given.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
