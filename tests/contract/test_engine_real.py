@@ -15,8 +15,8 @@ from hyperlane.errors import EngineFault, LoadFailed, ProtocolError
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.stage.loading import load_engine
+from hyperlane.stage.onnx_runs import Sessions
 from hyperlane.stage.orders import LoadProgress
-from hyperlane.stage.running import Sessions
 from hyperlane.store.ready_store import ReadyStore
 from hyperlane.testing.engines import (
     ENGINE_CHECKS,

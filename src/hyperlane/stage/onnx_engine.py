@@ -21,10 +21,10 @@ from hyperlane.stage.buffers import Buffers, all_finite, as_bytes
 from hyperlane.stage.memory import Memory
 from hyperlane.stage.numbers import element_of, numbers_of
 from hyperlane.stage.onnx_errors import ORT_ERRORS
+from hyperlane.stage.onnx_runs import Asked, Run, Sessions
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import provider_of
 from hyperlane.stage.rows import SlotLengths, check_rows
-from hyperlane.stage.running import Asked, Run, Sessions
 from hyperlane.stage.runs import Batch, Piece, Runs, arrange, bucket, run_tokens
 
 NOT_CAPTURED = "-1"

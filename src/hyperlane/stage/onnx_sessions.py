@@ -26,11 +26,11 @@ from hyperlane.stage.memory import HostMemory, Memory
 from hyperlane.stage.numbers import TypedArray
 from hyperlane.stage.onnx_engine import OnnxEngine
 from hyperlane.stage.onnx_errors import ORT_ERRORS, is_out_of_memory
+from hyperlane.stage.onnx_runs import Sessions
 from hyperlane.stage.onnx_webgpu import WebGpuMemory
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import Provider, provider_of
 from hyperlane.stage.ready import Packed
-from hyperlane.stage.running import Sessions
 from hyperlane.stage.weights import Arrays
 from hyperlane.store.ready_store import UNFINISHED
 
