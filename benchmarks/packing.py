@@ -32,6 +32,7 @@ from hyperlane.stage.loading import load_engine
 from hyperlane.store.ready_store import ReadyStore
 
 SLOTS, CHUNK, CONTEXT = 8, 64, 512
+SHOWN = (Precision.RAW, Precision.INT8, Precision.INT4)
 
 STEPS: dict[str, Sequence[Row]] = {
     "1 token": (Row(0, CHUNK, 1),),
@@ -109,7 +110,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, GgufFile(pull(given.model, load(Paths).models)) as file:
         facts, store = read_facts(file), ReadyStore(Path(folder))
-        specs = [middle(facts, given.layers, precision, given.threads) for precision in Precision]
+        specs = [middle(facts, given.layers, precision, given.threads) for precision in SHOWN]
         engines = [load_engine(spec, file, store) for spec in specs]
         print(f"{facts.name}, layers {specs[0].layers}, {given.threads} thread(s); {describe_machine()}")
         sessions = [codecs(facts.hidden, precision, given.threads) for precision in (Precision.INT8, Precision.INT4)]

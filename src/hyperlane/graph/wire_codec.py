@@ -104,6 +104,10 @@ class _Codec:
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         return self._graph.constant(f"{self._path}/{name}", value)
 
+    def table_of_levels(self) -> str:
+        """What points stand for; one table for both ends of a stage."""
+        return self._graph.constant("wire/levels", wire_points.levels())
+
     def sum(self, op: str, x: str, name: str) -> str:
         axes = self.constant("last", np.array([-1], np.int64))
         return self._graph.node(op, [x, axes], f"{self._path}/{name}", keepdims=1)
@@ -162,10 +166,8 @@ class _Packer(_Codec):
 
     def _measure(self, others: str, top: str) -> str:
         """Squared: the larger of what the quads of the others and the value apart ask for; not a number beside one."""
-        quads = self.op("Reshape", others, self.shape("others/quads", [0, 0, 0, _QUADS, QUAD]), name="others/quad")
-        square = self.op("Mul", quads, quads, name="others/squares")
-        axes = self.constant("last", np.array([-1], np.int64))
-        sizes = self._graph.node("ReduceSum", [square, axes], f"{self._path}/others/sizes", keepdims=0)
+        square = self.op("Mul", others, others, name="others/squares")
+        sizes = self.op("MatMul", square, _of_quads(np.ones(QUAD)), name="others/sizes")
         largest = self.sum("ReduceMax", sizes, "others/largest")
         part = self.op("Mul", top, 1 / TOP_RATIO, name="apart/part")
         least = self.op("Mul", part, part, name="apart/least")
@@ -192,38 +194,43 @@ class _Packer(_Codec):
 
     def _points(self, ratios: str) -> tuple[str, str]:
         """Numbers of points [.., 2, 16], and the squared error in scales [.., 2, 1], of ratios to it [.., 2, 64]."""
-        quads = self.op("Reshape", ratios, self.shape("quads", [0, 0, 0, 0, _QUADS, QUAD]), name="quad")
-        square = self.sum("ReduceSum", self.op("Mul", quads, quads, name="quad/squares"), "quad/sizes")
-        bend = self.op("Mul", square, wire_points.BEND / wire_points.SPREAD, name="quad/bend")
-        bent = self.op("Div", quads, self.op("Add", bend, 1 / wire_points.SPREAD, name="quad/divisor"), name="bent")
+        square = self.op("Mul", ratios, ratios, name="quads/squares")
+        bend = self.op("MatMul", square, _bends(), name="quads/bend")
+        bent = self.op("Div", ratios, self.op("Add", bend, 1 / wire_points.SPREAD, name="quads/divisor"), name="bent")
         most = wire_points.REACH - 0.01
-        index = self.cast(self._cell(self.op("Clip", bent, -most, most, name="near")), TensorProto.INT32, "cell/index")
+        index = self._cell(self.op("Clip", bent, -most, most, name="near"))
         table = self.constant("cell/numbers", wire_points.numbers_of_cells())
-        number = self._graph.node("Gather", [table, index], f"{self._path}/number", axis=0)
-        numbers = self.op("Reshape", number, self.shape("numbers/flat", [0, 0, 0, 0, _QUADS]), name="numbers")
+        numbers = self._graph.node("Gather", [table, index], f"{self._path}/numbers", axis=0)
         named = self.cast(numbers, TensorProto.INT32, "numbers/index")
-        table = self.constant("levels", wire_points.levels())
-        level = self._graph.node("Gather", [table, named], f"{self._path}/level", axis=0)
-        off = self.op("Sub", level, quads, name="off")
-        error = self._graph.node(
-            "ReduceSum",
-            [self.op("Mul", off, off, name="off/squares"), self.constant("last/two", np.array([-2, -1], np.int64))],
-            f"{self._path}/error/ratio",
-            keepdims=0,
-        )
-        return numbers, self.op("Reshape", error, self.shape("error/shape", [0, 0, 0, 2, 1]), name="error")
+        table = self.table_of_levels()
+        level = self._graph.node("Gather", [table, named], f"{self._path}/levels/quads", axis=0)
+        level = self.op("Reshape", level, self.shape("levels/flat", [0, 0, 0, 0, BLOCK]), name="levels/row")
+        off = self.op("Sub", level, ratios, name="off")
+        return numbers, self.sum("ReduceSum", self.op("Mul", off, off, name="off/squares"), "error")
 
     def _cell(self, near: str) -> str:
-        """Where points [.., 4] are in the table of cells; the first place beside values that are not numbers."""
+        """Where points, four values of the 64 each, are in the table of cells: int32 [.., 2, 16].
+
+        All sums are products with matrices: reductions and choices that end in an axis of one take ten times as long.
+        """
         whole = self.op("Round", near, name="cell/whole")
         apart = self.op("Abs", self.op("Sub", near, whole, name="cell/rest"), name="cell/apart")
-        is_half = self.op("Greater", self.sum("ReduceSum", apart, "cell/away"), 1.0, name="cell/half")
-        corner = self.op("Where", is_half, self.op("Floor", near, name="cell/below"), whole, name="cell")
-        place = self.op("MatMul", corner, wire_points.cell_strides(), name="cell/stride")
-        offsets = (float(wire_points.HALF_CELLS), float(wire_points.WHOLE_CELLS))
-        place = self.op("Add", place, self.op("Where", is_half, *offsets, name="cell/offset"), name="cell/place")
-        is_number = self.op("Equal", place, place, name="cell/number")
-        return self.op("Where", is_number, place, 0.0, name="cell/sound")
+        away = self.op("MatMul", apart, _of_quads(np.ones(QUAD)), name="cell/away")
+        half = self.cast(self.op("Greater", away, 1.0, name="cell/half"), TensorProto.FLOAT, "cell/half/single")
+        strides = _of_quads(wire_points.cell_strides()[:, 0])
+        place = self.op("MatMul", whole, strides, name="cell/whole/place")
+        lower = self.op("MatMul", self.op("Floor", near, name="cell/below"), strides, name="cell/half/place")
+        more = float(wire_points.HALF_CELLS - wire_points.WHOLE_CELLS)
+        further = self.op("Add", self.op("Sub", lower, place, name="cell/less"), more, name="cell/more")
+        place = self.op("Add", place, self.op("Mul", half, further, name="cell/moved"), name="cell/from")
+        place = self.op("Add", place, float(wire_points.WHOLE_CELLS), name="cell/place")
+        index = self.cast(place, TensorProto.INT32, "cell/index")
+        last = len(wire_points.numbers_of_cells()) - 1
+        # Beside values that are not numbers any place will do that is in the table.
+        for op, bound in (("Max", 0), ("Min", last)):
+            limit = self.constant(f"cell/{op}/bound", np.array(bound, np.int32))
+            index = self._graph.node(op, [index, limit], f"{self._path}/cell/{op}")
+        return index
 
     def _nearer(self, octets: str, error: str, scale: str) -> str:
         """Of both candidates [.., 2, bytes] the one with less error."""
@@ -289,7 +296,7 @@ class _Unpacker(_Codec):
     def _levels(self, numbers: str) -> str:
         """What numbers stand for, in scales, [.., blocks, 64]."""
         index = self.cast(numbers, TensorProto.INT32, "numbers/index")
-        table = self.constant("levels/table", wire_points.levels())
+        table = self.table_of_levels()
         quads = self._graph.node("Gather", [table, index], f"{self._path}/quads", axis=0)
         return self.op("Reshape", quads, self.shape("levels/flat", [0, 0, 0, BLOCK]), name="levels")
 
@@ -318,6 +325,17 @@ def hadamard() -> Floats:
     while len(made) < BLOCK:
         made = np.block([[made, made], [made, -made]])
     return (made / np.float32(BLOCK**0.5)).astype(np.float32)
+
+
+def _of_quads(weights: npt.NDArray[np.generic]) -> Floats:
+    """What makes of 64 values the 16 sums of four neighbours, each times its weight."""
+    return np.kron(np.eye(_QUADS), np.asarray(weights, np.float64)[:, None]).astype(np.float32)
+
+
+def _bends() -> Floats:
+    """What makes of 64 squares, beside each value, what its quad's sum adds to the divisor."""
+    quad = np.full((QUAD, QUAD), wire_points.BEND / wire_points.SPREAD)
+    return np.kron(np.eye(_QUADS), quad).astype(np.float32)
 
 
 def _octets_of_places() -> Floats:
