@@ -122,6 +122,7 @@ class HeadStatus:
     ring_us: float
     uptime_s: float
     hop_us: float = 0.0
+    hop_p99_us: float = 0.0
     sent_bytes_per_token: float = 0.0
     nodes: tuple[NodeStatus, ...] = ()
     troubles: tuple[str, ...] = ()

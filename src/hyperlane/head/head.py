@@ -380,6 +380,7 @@ class Head:
             ring_us=loop.timings.ring_us,
             uptime_s=self._clock() - self._started_s,
             hop_us=loop.timings.hop_us,
+            hop_p99_us=loop.timings.hop_p99_us,
             sent_bytes_per_token=loop.timings.sent_bytes_per_token,
             losses=counters.losses,
             achieved=loop.pace.achieved(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 from hyperlane.core import Plan, StageStatus, StageTiming
 
@@ -65,6 +65,12 @@ class Timings:
     def hop_us(self) -> float:
         """Median overhead of one hop, of the frames that were alone in the ring; 0 without any."""
         return _median([frame.hop_us for frame in self._frames[:] if frame.alone])
+
+    @property
+    def hop_p99_us(self) -> float:
+        """99th percentile of the same; 0 while fewer than two frames were alone."""
+        hops = [frame.hop_us for frame in self._frames[:] if frame.alone]
+        return quantiles(hops, n=100, method="inclusive")[98] if len(hops) > 1 else 0.0
 
     @property
     def sent_bytes_per_token(self) -> float:

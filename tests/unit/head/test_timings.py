@@ -33,6 +33,17 @@ def test_frames_that_waited_behind_others_do_not_count_as_overhead():
     assert timings.ring_us == 9000.0
 
 
+def test_the_slowest_hop_of_a_hundred_is_told_beside_the_median():
+    timings = Timings()
+    timings.note(frame(1000.0, 350))
+    assert timings.hop_p99_us == 0.0
+    for _ in range(98):
+        timings.note(frame(1000.0, 350))
+    for _ in range(2):
+        timings.note(frame(4000.0, 350))
+    assert (timings.hop_us, timings.hop_p99_us) == (100.0, 1100.0)
+
+
 def test_stages_are_told_apart_and_bytes_counted_by_token():
     timings = Timings()
     timings.note(frame(tokens=4))
