@@ -1,16 +1,21 @@
-"""What a stage takes in memory, counted from the tensor table before anything is read. Pure.
+"""What a stage takes in memory, counted from the tensor table before anything is read: by provider. Pure.
 
 What an engine really took is in its answer to Load; a test holds this count against it.
 """
 
 from __future__ import annotations
 
-from hyperlane.core import ModelFacts, StageCost, WeightForm
+from dataclasses import replace
+
+from hyperlane.core import Copies, ModelFacts, StageCost, WeightForm
 from hyperlane.models import layout
 from hyperlane.models.layout import UnitLayout
 from hyperlane.models.quant import PLAIN_TYPES, form_bytes
 from hyperlane.models.weights import TensorInfo, TensorSource
+from hyperlane.stage.footprint import Asked, value_bytes, workspace
 from hyperlane.stage.options import EngineOptions, KvElement
+from hyperlane.stage.providers import PROVIDERS, Provider
+from hyperlane.stage.sizes import unit_sizes
 
 READY_FORM = 1.25
 """Weights in the engine's ready form take at most this times their bytes as a file, or rounding, leaves them."""
@@ -28,12 +33,39 @@ RUN_TOKENS = 128
 
 def stage_cost(facts: ModelFacts, source: TensorSource, slots: int, context: int, step_tokens: int) -> StageCost:
     """Bytes of each part for an arena of `slots` × `context` positions and steps of at most `step_tokens` tokens."""
-    return StageCost(
+    packed = StageCost(
         layer_weights=tuple(_ready(source, layout.layer_layout(facts, i)) for i in range(facts.layers)),
         embedding=_ready(source, layout.embedding_layout(facts)),
         output=_ready(source, layout.output_layout(facts)),
         kv_per_layer=kv_bytes(facts, slots, context),
         workspace=workspace_bytes(facts, slots, context, step_tokens),
+    )
+    others = [row for row in PROVIDERS if not row.packs and row.offsets is not None]
+    asked = Asked(slots, context, step_tokens, RUN_TOKENS)
+    return replace(packed, elsewhere=tuple((row.ort_name, _on(row, facts, source, packed, asked)) for row in others))
+
+
+def _on(row: Provider, facts: ModelFacts, source: TensorSource, packed: StageCost, asked: Asked) -> StageCost:
+    """The cost on a provider that holds weights as arrays. `packed`: on the processor."""
+    values = value_bytes(facts.family, half=row.half)
+    assert row.offsets is not None
+    layers = [unit_sizes(source, layout.layer_layout(facts, i), row.offsets, values) for i in range(facts.layers)]
+    embedding = unit_sizes(source, layout.embedding_layout(facts), row.offsets, values)
+    output = unit_sizes(source, layout.output_layout(facts), row.offsets, values)
+    few_rows = row.many_rows_from and asked.slots >= row.many_rows_from
+    tiles = all(unit.tiles for unit in (*layers, embedding, output))
+    taken = packed.workspace
+    if row.footprint is not None:
+        asked = replace(asked, run_tokens=row.run_tokens or asked.run_tokens)
+        taken = workspace(row.footprint, facts, asked, layers, half=row.half)
+    return StageCost(
+        layer_weights=tuple(unit.all for unit in layers),
+        embedding=embedding.all,
+        output=output.all,
+        kv_per_layer=packed.kv_per_layer,
+        workspace=taken,
+        copies=Copies(tuple(unit.few_rows for unit in layers), output.few_rows) if few_rows and tiles else None,
+        counted=True,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from hyperlane.core import LayerRange, ModelFacts, Plan, Precision, StageCost, StagePlan, WorkerFacts
+from hyperlane.core import LayerRange, ModelFacts, Plan, Precision, StageCost, StagePlan, WorkerFacts, holds_twice
 from hyperlane.errors import DoesNotFit
 
 MIN_CONTEXT = 16
@@ -28,11 +28,12 @@ class ProportionalPlanner:
                 "there is no worker: name some with --worker HOST:PORT, or start some with --local-workers N"
             )
         free = shares(workers)
-        placement = place(cost, free)
+        costs = [cost.on(worker.provider) for worker in workers]
+        placement = place(costs, free)
         if placement is None:
             raise DoesNotFit(_Refusal(model, workers, cost, slots, context).text())
         stages = tuple(
-            _stage(index, workers[number], layers, cost, model.layers)
+            _stage(index, workers[number], layers, costs[number], free[number])
             for index, (number, layers) in enumerate(placement)
         )
         return Plan(model, stages, slots, context, (Precision.RAW,) * (len(stages) + 1))
@@ -44,14 +45,14 @@ def shares(workers: Sequence[WorkerFacts]) -> list[int]:
     return [min(one.memory_free, one.pool_room // pools.get(one.memory_pool, 1)) for one in workers]
 
 
-def place(cost: StageCost, free: Sequence[int]) -> list[tuple[int, LayerRange]] | None:
-    """Worker numbers with their layers, in order; None when nothing fits.
+def place(costs: Sequence[StageCost], free: Sequence[int]) -> list[tuple[int, LayerRange]] | None:
+    """Worker numbers with their layers, in order; None when nothing fits. `costs`: on each worker.
 
     The widest span of workers that fits is taken: embedding on its first, output on its last.
     """
     spans = ((first, last) for first in range(len(free)) for last in range(first, len(free)))
     for first, last in sorted(spans, key=lambda span: (span[0] - span[1], span[0])):
-        bounds = _Span(cost, free[first : last + 1]).bounds()
+        bounds = _Span(costs[first : last + 1], free[first : last + 1]).bounds()
         if bounds is not None:
             ranges = (LayerRange(begin, end) for begin, end in zip((0, *bounds), bounds, strict=False))
             return [(first + i, layers) for i, layers in enumerate(ranges) if len(layers)]
@@ -62,12 +63,12 @@ def place(cost: StageCost, free: Sequence[int]) -> list[tuple[int, LayerRange]] 
 class _Span:
     """Neighbouring workers, all of which take part, save that one in the middle may have no layer."""
 
-    cost: StageCost
+    costs: Sequence[StageCost]
     free: Sequence[int]
 
     def bounds(self) -> list[int] | None:
         """Where each worker's layers end, as near to the proportional place as memory allows; None if none fits."""
-        count = len(self.cost.layer_weights)
+        count = len(self.costs[0].layer_weights)
         least = self._least_begins()
         if least is None:
             return None
@@ -88,38 +89,43 @@ class _Span:
 
     def _room(self, i: int) -> int:
         """Bytes of worker i that are left for layers."""
-        ends = (self.cost.embedding if i == 0 else 0) + (self.cost.output if i == len(self.free) - 1 else 0)
-        return self.free[i] - self.cost.workspace - ends
+        cost = self.costs[i]
+        ends = (cost.embedding if i == 0 else 0) + (cost.output if i == len(self.free) - 1 else 0)
+        return self.free[i] - cost.workspace - ends
 
     def _furthest(self, i: int, begin: int) -> int:
         """Where worker i's layers end at most when they begin there."""
         room, end = self._room(i), begin
-        while end < len(self.cost.layer_weights) and room >= self._layer(end):
-            room -= self._layer(end)
+        while end < len(self.costs[i].layer_weights) and room >= self._layer(i, end):
+            room -= self._layer(i, end)
             end += 1
         return end
 
     def _least_begins(self) -> list[int] | None:
         """For each worker, the first layer from which on it and those after it can hold all; None if none can."""
-        begin, begins = len(self.cost.layer_weights), []
+        begin, begins = len(self.costs[0].layer_weights), []
         for i in reversed(range(len(self.free))):
             room = self._room(i)
             if room < 0 and i in (0, len(self.free) - 1):
                 return None
-            while begin > 0 and room >= self._layer(begin - 1):
+            while begin > 0 and room >= self._layer(i, begin - 1):
                 begin -= 1
-                room -= self._layer(begin)
+                room -= self._layer(i, begin)
             begins.append(begin)
         return begins[::-1] if begin == 0 else None
 
-    def _layer(self, index: int) -> int:
-        return self.cost.layer_weights[index] + self.cost.kv_per_layer
+    def _layer(self, i: int, index: int) -> int:
+        return self.costs[i].layer_weights[index] + self.costs[i].kv_per_layer
 
 
-def _stage(index: int, worker: WorkerFacts, layers: LayerRange, cost: StageCost, count: int) -> StagePlan:
+def _stage(index: int, worker: WorkerFacts, layers: LayerRange, cost: StageCost, free: int) -> StagePlan:
+    last, kv = layers.last == len(cost.layer_weights), cost.kv_per_layer * len(layers)
     weights = sum(cost.layer_weights[layers.first : layers.last])
-    weights += (cost.embedding if layers.first == 0 else 0) + (cost.output if layers.last == count else 0)
-    return StagePlan(index, worker, layers, weights, cost.kv_per_layer * len(layers), cost.workspace)
+    weights += (cost.embedding if layers.first == 0 else 0) + (cost.output if last else 0)
+    copy = cost.copies.of(layers) if cost.copies is not None else 0
+    if copy and holds_twice(free, worker.memory_total, weights + copy + kv):
+        weights += copy
+    return StagePlan(index, worker, layers, weights, kv, cost.workspace)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------
@@ -161,8 +167,9 @@ class _Refusal:
 
     def _fits(self, free: Sequence[int], part: int, whole: int) -> bool:
         """Whether all fits with part / whole of the KV arena."""
-        smaller = -(-self.cost.kv_per_layer * part // whole)
-        return place(replace(self.cost, kv_per_layer=smaller), free) is not None
+        costs = [self.cost.on(worker.provider) for worker in self.workers]
+        smaller = [replace(cost, kv_per_layer=-(-cost.kv_per_layer * part // whole)) for cost in costs]
+        return place(smaller, free) is not None
 
 
 def _largest(high: int, low: int, fits: Callable[[int], bool]) -> int:

@@ -9,7 +9,18 @@ from hyperlane.core.counts import Endings, Refusals, RequestCounts
 from hyperlane.core.frames import Kept, Row, StageTiming
 from hyperlane.core.model import ElementType, ModelFacts, Precision, RopeFacts, WeightForm
 from hyperlane.core.names import CANDIDATES_K, Address, ClusterId, Epoch, HeadId, NodeId, TokenId
-from hyperlane.core.plans import LayerRange, Plan, Planner, Prediction, StageCost, StagePlan, StageSpec, WorkerFacts
+from hyperlane.core.plans import (
+    Copies,
+    LayerRange,
+    Plan,
+    Planner,
+    Prediction,
+    StageCost,
+    StagePlan,
+    StageSpec,
+    WorkerFacts,
+    holds_twice,
+)
 from hyperlane.core.requests import (
     ChatMessage,
     Event,
@@ -33,6 +44,7 @@ __all__ = [
     "Address",
     "ChatMessage",
     "ClusterId",
+    "Copies",
     "ElementType",
     "Endings",
     "Epoch",
@@ -74,4 +86,5 @@ __all__ = [
     "Usage",
     "WeightForm",
     "WorkerFacts",
+    "holds_twice",
 ]

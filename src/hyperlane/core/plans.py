@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hyperlane.core.model import ElementType, ModelFacts, Precision
@@ -141,15 +141,59 @@ class StageSpec:
         return self.index == self.stages - 1
 
 
+SPARED = 4
+"""Weights are held twice only where a quarter of a device's memory stays free."""
+
+
+def holds_twice(free: int, total: int, needed: int) -> bool:
+    """Whether a stage holds weights a second time, for speed: planner and worker ask this alike.
+
+    Args:
+        free: bytes of the device before the stage is loaded.
+        total: all bytes of the device that stages may take.
+        needed: by weights, the second copy and KV arena.
+
+    """
+    return free - needed >= total // SPARED
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Bytes that weights take on a device that may hold them a second time (`holds_twice`)."""
+
+    layers: tuple[int, ...]
+    output: int
+
+    def of(self, layers: LayerRange) -> int:
+        """What a stage of these layers would take."""
+        output = self.output if layers.last == len(self.layers) else 0
+        return sum(self.layers[layers.first : layers.last]) + output
+
+
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """Bytes that one layer, the embedding and the output projection take on a device, as the planner counts them."""
+    """Bytes that one layer, the embedding and the output projection take on a device, as the planner counts them.
+
+    `copies`: a second form of the weights, None where there is none. `counted`: weights are known to the byte, so that
+    what was measured of them adds nothing. `elsewhere`: the cost on devices of other providers, by ONNX Runtime's name.
+    """
 
     layer_weights: tuple[int, ...]
     embedding: int
     output: int
     kv_per_layer: int
     workspace: int
+    copies: Copies | None = None
+    counted: bool = False
+    elsewhere: tuple[tuple[str, StageCost], ...] = ()
+
+    def on(self, provider: str) -> StageCost:
+        """The cost on a provider's devices."""
+        return next((cost for name, cost in self.elsewhere if name == provider), self)
+
+    def each(self, change: Callable[[StageCost], StageCost]) -> StageCost:
+        """The same with every provider's cost changed."""
+        return replace(change(self), elsewhere=tuple((name, change(cost)) for name, cost in self.elsewhere))
 
 
 class Planner(Protocol):

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from hyperlane.models.layout import SINGLE_STREAM
+
 _F32, _F16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 _DTYPES: dict[int, np.dtype[Any]] = {_F32: np.dtype(np.float32), _F16: np.dtype(np.float16)}
-
-SINGLE_STREAM = frozenset({"gemma3"})
-"""Families whose residual stream exceeds float16's 65,504."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from hyperlane.models.inventory import EMBEDDING, OUTPUT, OUTPUT_NORM
 EMBEDDING_UNIT = "embedding"
 """The name of the unit whose rows are looked up, and not multiplied by."""
 
+SINGLE_STREAM = frozenset({"gemma3"})
+"""Families whose residual stream exceeds float16's 65,504."""
+
 LINK_READERS = 3
 """Layers whose norms say what is of importance on the link before them."""
 

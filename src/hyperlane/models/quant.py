@@ -75,7 +75,7 @@ def matrix_form(
 
     """
     _check(info, raw)
-    plan = _plan(info, exact=exact, weights=weights)
+    plan = quant_plan(info, exact=exact, weights=weights)
     if plan is None:
         return dequantize(info, raw)
     if len(info.shape) != 2:
@@ -110,7 +110,7 @@ def dequantize(info: TensorInfo, raw: Bytes) -> Floats:
 def form_bytes(info: TensorInfo, *, exact: bool, weights: WeightForm = WeightForm.FP16) -> int:
     """Bytes that `matrix_form`'s result takes, without converting anything."""
     rows, columns = (int(np.prod(info.shape[:-1])), info.shape[-1])
-    plan = _plan(info, exact=exact, weights=weights)
+    plan = quant_plan(info, exact=exact, weights=weights)
     if plan is None:
         return rows * columns * 4
     blocks = columns // plan.block
@@ -119,8 +119,8 @@ def form_bytes(info: TensorInfo, *, exact: bool, weights: WeightForm = WeightFor
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """The form that a type takes."""
+class QuantPlan:
+    """The form that a type takes. `zeros`, `offsets`: of each block, see `QuantMatrix`."""
 
     bits: int
     block: int
@@ -129,8 +129,8 @@ class _Plan:
 
 
 _PLANS = {
-    WeightForm.INT8: _Plan(8, _REQUANTISED_BLOCK),
-    WeightForm.INT4: _Plan(4, _REQUANTISED_BLOCK, zeros=True),
+    WeightForm.INT8: QuantPlan(8, _REQUANTISED_BLOCK),
+    WeightForm.INT4: QuantPlan(4, _REQUANTISED_BLOCK, zeros=True),
 }
 
 
@@ -144,20 +144,20 @@ class _Part:
     offsets: Floats | None = None
 
 
-def _plan(info: TensorInfo, *, exact: bool, weights: WeightForm) -> _Plan | None:
-    """The form of a tensor; None for float32."""
+def quant_plan(info: TensorInfo, *, exact: bool, weights: WeightForm) -> QuantPlan | None:
+    """The form that `matrix_form` gives a tensor; None for float32."""
     if info.type in PLAIN_TYPES:
         whole = len(info.shape) == 2 and info.shape[1] % _REQUANTISED_BLOCK == 0
         return _PLANS.get(weights) if whole else None
     known = FORMATS.get(info.type)
     if known is None:
-        return _Plan(8, _REQUANTISED_BLOCK)
+        return QuantPlan(8, _REQUANTISED_BLOCK)
     if known.zero is not None:
-        return _Plan(4 if info.type == "Q4_0" else 8, known.group)
-    return _Plan(4 if exact and known.top == 15 else 8, known.group, zeros=True, offsets=exact)
+        return QuantPlan(4 if info.type == "Q4_0" else 8, known.group)
+    return QuantPlan(4 if exact and known.top == 15 else 8, known.group, zeros=True, offsets=exact)
 
 
-def _converter(info: TensorInfo, plan: _Plan, *, exact: bool) -> Callable[[Bytes], _Part]:
+def _converter(info: TensorInfo, plan: QuantPlan, *, exact: bool) -> Callable[[Bytes], _Part]:
     """What turns stored bytes of whole rows into blocks of ours."""
     known, bits = FORMATS.get(info.type), plan.bits
     if known is None:
@@ -243,7 +243,7 @@ def _flat(q: Bytes) -> Bytes:
     return q.reshape(-1, q.shape[-1])
 
 
-def _allocate(rows: int, columns: int, plan: _Plan) -> QuantMatrix:
+def _allocate(rows: int, columns: int, plan: QuantPlan) -> QuantMatrix:
     blocks = columns // plan.block
     return QuantMatrix(
         rows=rows,

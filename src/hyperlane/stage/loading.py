@@ -18,7 +18,7 @@ from hyperlane.core import StageSpec
 from hyperlane.graph.candidates import parts_of
 from hyperlane.graph.decoder import StageShape
 from hyperlane.graph.families import FUSED_GATES, build_stage
-from hyperlane.graph.forms import Forms, MatrixForm, part_forms
+from hyperlane.graph.forms import Forms, MatrixForm
 from hyperlane.graph.numbers import Numbers
 from hyperlane.models.layout import (
     EMBEDDING_UNIT,
@@ -39,7 +39,7 @@ from hyperlane.stage.orders import LoadProgress
 from hyperlane.stage.providers import check_runtime, provider_of
 from hyperlane.stage.ready import UnitPacker, forms_text, mapped_arrays, read_forms, weights_of
 from hyperlane.stage.residency import release_after_load
-from hyperlane.stage.weights import TILE, UnitWeights, read_embedding, read_unit
+from hyperlane.stage.weights import UnitWeights, few_rows_bytes, read_embedding, read_unit
 from hyperlane.store.ready_file import NewTensor, ReadyUnit
 from hyperlane.store.ready_store import Contents, ReadyStore, unit_key
 
@@ -288,8 +288,7 @@ def _load_arrays(order: Assembly, store: ReadyStore | None) -> Engine:
     initialisers = [given(name, array) for name, array in arrays.items()]
     plain = Assembly.read if store is None else partial(_kept, store, read=Assembly.read)
     graph = order.graph(forms, initialisers, order.read_gains(plain))
-    tiles = all(form.packed_columns % TILE == 0 for _, form in part_forms(forms) if form.bits)
-    return onnx_sessions.start(order.spec, graph, arrays, order.options, many_rows=tiles)
+    return onnx_sessions.start(order.spec, graph, arrays, order.options, few_rows=few_rows_bytes(arrays, forms))
 
 
 def _kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from hyperlane.core import StageSpec
+from hyperlane.core import StageSpec, holds_twice
 from hyperlane.errors import EngineFault, LoadFailed
 from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.arena import kv_bytes
@@ -34,6 +35,8 @@ from hyperlane.stage.ready import Packed
 from hyperlane.stage.weights import Arrays
 from hyperlane.store.ready_store import UNFINISHED
 
+log = logging.getLogger(__name__)
+
 RUNTIME = f"onnxruntime {ort.__version__}"
 
 MANY_ROWS = "ep.cuda.fpa_intb_gemm"
@@ -45,9 +48,6 @@ TRIED_ROWS = "ep.cuda.fpa_intb_profile_m"
 FOLDER = "session.model_external_initializers_file_folder_path"
 """Where files with a graph's initialisers lie."""
 
-LEFT = 4
-"""Weights are held twice only where a quarter of the device's memory stays free."""
-
 ERROR_SEVERITY = 3
 """ONNX Runtime's number for logging errors and worse."""
 
@@ -58,13 +58,13 @@ def start(
     arrays: Mapping[str, TypedArray],
     options: EngineOptions,
     *,
-    many_rows: bool = True,
+    few_rows: int = 0,
 ) -> OnnxEngine:
     """An engine for a serialised graph whose external initialisers are `arrays`.
 
-    Where a device has kernels for many rows, the weights suit them (`many_rows`), and there is room for the weights in
-    their order beside the usual one, both are made; if there is no room for both, those for many rows where there are
-    several slots.
+    `few_rows`: bytes of the weights that kernels for a few rows would hold in an order of their own, 0 where they do
+    not suit those. Where a device has such kernels, and there is room for both orders, both are made; if there is no
+    room for both, those for a few rows where there are several slots.
 
     Raises:
         LoadFailed: ONNX Runtime refused the graph, or the device has no room.
@@ -72,18 +72,22 @@ def start(
 
     """
     row = provider_of(options.device)
-    if not many_rows:
+    if not few_rows:
         row = replace(row, many_rows_from=0)
     memory = _memory(row, options)
-    making = _Making(spec, model, arrays, options)
+    making = _Making(spec, model, arrays, options, few_rows)
+    _tell_room(memory, "begin")
     try:
         with tempfile.TemporaryDirectory(prefix="hyperlane-") as folder:
             sessions, values = _sessions(making, row, memory, Path(folder))
         # Other devices have copied the weights; what the host or CUDA computes with is what was given.
         keep = (values, arrays if type(memory) is HostMemory else None)
+        _tell_room(memory, "sessions")
         engine = OnnxEngine(spec, sessions, options, memory, keep)
+        _tell_room(memory, "entries and buffers")
         if memory.captures:
             engine.warm_up()
+            _tell_room(memory, "first steps")
     except _FAILURES as error:
         memory.close()
         raise LoadFailed(_refusal(making, memory, error)) from error
@@ -108,6 +112,12 @@ def _refusal(making: _Making, memory: Memory, error: Exception) -> str:
     )
 
 
+def _tell_room(memory: Memory, done: str) -> None:
+    """Log what is free on a device of its own memory, for who looks for where it goes."""
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("memory after %s: %d of %d bytes are free", done, *memory.room())
+
+
 def _mib(nbytes: int) -> str:
     return f"{nbytes / 2**20:,.0f} MiB"
 
@@ -120,6 +130,7 @@ class _Making:
     model: bytes
     arrays: Mapping[str, TypedArray]
     options: EngineOptions
+    few_rows: int
 
     @property
     def nbytes(self) -> int:
@@ -196,7 +207,8 @@ def _sessions(making: _Making, row: Provider, memory: Memory, folder: Path) -> t
     spec, weights = making.spec, making.nbytes
     free, total = memory.room()
     several = bool(row.many_rows_from) and spec.slots > 1 and making.options.capture
-    both = spec.slots >= row.many_rows_from and free - 2 * weights - kv_bytes(spec) >= total // LEFT
+    needed = weights + making.few_rows + kv_bytes(spec)
+    both = spec.slots >= row.many_rows_from and holds_twice(free, total, needed)
     if several and not both:
         # Those kernels take the weights in another order: ours would be held for nothing.
         values, least = making.given(), min(row.least_rows, spec.slots)
@@ -206,6 +218,7 @@ def _sessions(making: _Making, row: Provider, memory: Memory, folder: Path) -> t
         values = making.given()
         return Sessions(making.session(row, memory, values)), values
     values = making.copied(memory, folder)
+    _tell_room(memory, "weights")
     if not several:
         return Sessions(making.session(row, memory, values)), values
     with ThreadPoolExecutor(1, "session") as pool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hyperlane.core import ElementType
 from hyperlane.errors import RuntimeMissing
 from hyperlane.stage import cuda
+from hyperlane.stage.footprint import Footprint
 from hyperlane.stage.options import BlockOffsets
 
 DISTRIBUTIONS = (
@@ -42,7 +43,8 @@ class Provider:
     `needs`: what a machine must have besides;
     `singles`: tokens of a row taken one by one that share a run, to the bits of one run each; 1 where they cannot;
     `beside`: a prompt's tokens and one-token rows can share a run, to the bits of two;
-    `least_rows`: fewer rows are padded to so many in a captured step of these kernels, which are slower for one.
+    `least_rows`: fewer rows are padded to so many in a captured step of these kernels, which are slower for one;
+    `footprint`: what it takes of its device's memory besides weights and entries, None: as the processor.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Provider:
     searches_parts: bool = False
     many_rows_from: int = 0
     least_rows: int = 1
+    footprint: Footprint | None = None
     fused_gate: bool = False
     exact: bool = False
     alone: bool = False
@@ -83,6 +86,7 @@ PROVIDERS = (
         searches_parts=True,
         many_rows_from=3,
         least_rows=4,
+        footprint=Footprint(runtime=512 << 20, node=16 << 10, values=2.0, words=16, unpacks=True),
         needs="check the driver (nvidia-smi) and that CUDA's libraries are found",
         fused_gate=True,
     ),

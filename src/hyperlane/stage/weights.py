@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,16 @@ import numpy.typing as npt
 from hyperlane.core import WeightForm
 from hyperlane.errors import MalformedModel
 from hyperlane.graph.forms import (
+    Forms,
     MatrixForm,
     Offsets,
     offsets_name,
     packed_name,
+    part_forms,
     part_path,
     scales_name,
     values_name,
+    weight_names,
     zeros_name,
 )
 from hyperlane.models.layout import MatrixPart, UnitLayout
@@ -32,6 +35,9 @@ EMBEDDING = "embedding"
 
 TILE = 64
 """Columns that CUDA's kernels for a few rows take at a time; what they read of half a tile is not a number."""
+
+FEW_ROWS_BLOCK = 32
+"""Of the smallest blocks that those kernels take; matrices of smaller ones stay as they are."""
 
 FINE_LEVELS = {4: 3, 8: 2}
 """By bits: how often what is left of offsets has columns of its own."""
@@ -161,6 +167,15 @@ def as_columns(weights: UnitWeights, paths: Sequence[str]) -> UnitWeights:
         for whole, parts in forms.items():
             forms[whole] = tuple(form if part_path(whole, i) == path else part for i, part in enumerate(parts))
     return UnitWeights(arrays, forms, to_fold)
+
+
+def few_rows_bytes(arrays: Mapping[str, npt.NDArray[Any]], forms: Forms) -> int:
+    """Bytes of what kernels for a few rows hold in an order of their own; 0 where a matrix does not suit them."""
+    quantised = [(path, form) for path, form in part_forms(forms) if form.bits]
+    if any(form.packed_columns % TILE for _, form in quantised):
+        return 0
+    taken = [(path, form) for path, form in quantised if path != EMBEDDING and form.block >= FEW_ROWS_BLOCK]
+    return sum(arrays[name].nbytes for path, form in taken for name in weight_names(path, form))
 
 
 def has_offsets(matrix: Matrix) -> TypeGuard[QuantMatrix]:

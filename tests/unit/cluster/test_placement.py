@@ -70,7 +70,7 @@ def can_be_placed(cost: StageCost, free: list[int]) -> bool:
 
 @given(costs, frees)
 def test_every_layer_is_placed_once_in_order_and_within_memory(cost, free):
-    placement = place(cost, free)
+    placement = place([cost] * len(free), free)
     if placement is None:
         return
     end = 0
@@ -85,24 +85,24 @@ def test_every_layer_is_placed_once_in_order_and_within_memory(cost, free):
 
 @given(costs, frees)
 def test_it_is_refused_exactly_when_no_cut_over_any_workers_fits(cost, free):
-    assert (place(cost, free) is not None) == can_be_placed(cost, free)
+    assert (place([cost] * len(free), free) is not None) == can_be_placed(cost, free)
 
 
 def test_layers_are_shared_in_proportion_to_free_memory():
     cost = StageCost((10,) * 12, embedding=0, output=0, kv_per_layer=0, workspace=0)
-    placement = place(cost, [400, 200, 600])
+    placement = place([cost] * 3, [400, 200, 600])
     assert [len(layers) for _, layers in placement] == [4, 2, 6]
 
 
 def test_embedding_and_projection_leave_their_workers_fewer_layers():
     cost = StageCost((10,) * 8, embedding=100, output=60, kv_per_layer=0, workspace=0)
-    placement = place(cost, [200, 200, 200])
+    placement = place([cost] * 3, [200, 200, 200])
     assert [len(layers) for _, layers in placement] == [2, 3, 3]
 
 
 def test_a_worker_too_small_for_any_layer_is_left_out():
     cost = StageCost((10,) * 4, embedding=5, output=5, kv_per_layer=2, workspace=3)
-    assert [number for number, _ in place(cost, [100, 8, 100])] == [0, 2]
+    assert [number for number, _ in place([cost] * 3, [100, 8, 100])] == [0, 2]
 
 
 def test_workers_of_one_machine_do_not_count_its_memory_twice():

@@ -124,13 +124,13 @@ def pipeline_of(problem: Problem, layout: Layout, streams: int | None = None) ->
             hop_s=float(cost.links[share.worker, following]),
             weight_bytes=weights,
             kv_bytes=kv,
-            workspace_bytes=problem.workload.cost.workspace,
+            workspace_bytes=problem.cost_on(share.worker).workspace,
             process_bytes=problem.facts.devices[share.worker].process_bytes,
             free_bytes=problem.free_after(layout, share.worker),
             same_machine=problem.stays_on_one_machine(share.worker, following),
         )
         for share, following in zip(layout, ends[1:], strict=True)
-        for weights, kv in [problem.stage_bytes(share)]
+        for weights, kv in [problem.stage_bytes(share, layout)]
     )
     forecast = problem.predictor.forecast(layout, streams)
     return PipelineForecast(stages, forecast, float(cost.links[-1, layout[0].worker]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from hyperlane.cluster.planner.frame_cost import FrameCost, Shape, decode_shape
 from hyperlane.cluster.planner.layout import Layout, Share, links_of
 from hyperlane.cluster.planner.predict import Predictor
 from hyperlane.cluster.planner.ring_cost import RingCost
+from hyperlane.core import StageCost, holds_twice
 
 
 class Problem:
@@ -82,13 +84,41 @@ class Problem:
         pair = (names[source], names[target])
         return any(path.loopback for path in self.facts.paths if (path.source, path.target) == pair)
 
-    def stage_bytes(self, share: Share) -> tuple[int, int]:
-        """Bytes of a stage's weights and of its KV arena."""
-        kv = self.workload.cost.kv_per_layer * len(share.layers)
-        return int(self.memory.use.of(share)) - kv - self.workload.cost.workspace, kv
+    def cost_on(self, worker: int) -> StageCost:
+        """What stages take on a worker's device."""
+        return self.workload.cost.on(self.facts.workers[worker].provider)
+
+    def stage_bytes(self, share: Share, layout: Layout = ()) -> tuple[int, int]:
+        """Bytes of a stage's weights, held twice where there is room beside the layout's others, and of its arena."""
+        cost = self.cost_on(share.worker)
+        kv = cost.kv_per_layer * len(share.layers)
+        return int(self.memory.use.of(share)) - kv - cost.workspace + self._copy(share, layout), kv
+
+    def _copy(self, share: Share, layout: Layout) -> int:
+        """Bytes of the weights' second form, 0 where it is not held."""
+        cost, others = self.cost_on(share.worker), tuple(one for one in layout if one is not share)
+        if cost.copies is None:
+            return 0
+        copy = cost.copies.of(share.layers)
+        needed = int(self.memory.use.of(share)) - cost.workspace + copy
+        worker = self.facts.workers[share.worker]
+        return copy if holds_twice(self._left(others, share.worker), worker.memory_total, needed) else 0
 
     def free_after(self, layout: Layout, worker: int) -> int:
         """Bytes that are left for a worker when a layout is loaded, its pool's other stages included."""
+        sharing = {worker, *self._sharing(worker)}
+        copies = sum(self._copy(share, layout) for share in layout if share.worker in sharing)
+        return self._left(layout, worker) - copies
+
+    def _sharing(self, worker: int) -> list[int]:
+        """The workers of its pools."""
+        name = self.facts.names[worker]
+        return [
+            self.facts.names.index(other) for pool in self.facts.pools if name in pool.workers for other in pool.workers
+        ]
+
+    def _left(self, layout: Layout, worker: int) -> int:
+        """The same with all weights held once."""
         use, name = self.memory.use, self.facts.names[worker]
         left = [self.memory.caps[worker] - sum(use.of(share) for share in layout if share.worker == worker)]
         for pool, limit in zip(self.facts.pools, self.memory.shared, strict=True):
@@ -104,14 +134,18 @@ class Problem:
 def memory_budget(facts: ClusterFacts, workload: Workload) -> Budget:
     """Bytes that stages take on each worker, what is free there, and what workers of one pool have together."""
     cost = workload.cost
-    factors = np.array([device.weights_factor for device in facts.devices])
-    kv = cost.kv_per_layer * np.arange(len(cost.layer_weights) + 1)
-    weights = np.concatenate(([0], np.cumsum(cost.layer_weights)))
+    costs = [cost.on(worker.provider) for worker in facts.workers]
+    measured = zip(facts.devices, costs, strict=True)
+    factors = np.array([1.0 if one.counted else device.weights_factor for device, one in measured])
+    kv = np.array([one.kv_per_layer for one in costs], np.int64)[:, None] * np.arange(len(cost.layer_weights) + 1)
+    weights = np.array([[0, *accumulate(one.layer_weights)] for one in costs]).reshape(
+        len(costs), len(cost.layer_weights) + 1
+    )
     use = Use(
         np.ceil(factors[:, None] * weights) + kv,
-        np.full(len(factors), float(cost.workspace)),
-        np.ceil(factors * cost.embedding),
-        np.ceil(factors * cost.output),
+        np.array([float(one.workspace) for one in costs]),
+        np.ceil(factors * [one.embedding for one in costs]),
+        np.ceil(factors * [one.output for one in costs]),
     )
     numbers = {name: number for number, name in enumerate(facts.names)}
     shared = [

@@ -142,27 +142,31 @@ def too_many(problem: Problem, count: int, fitting: int) -> str:
 
 def with_slots(workload: Workload, slots: int) -> Workload:
     """The same with another number of slots; the workspace is left as it was counted."""
-    kv = -(-workload.cost.kv_per_layer * slots // workload.slots)
-    return replace(workload, slots=slots, cost=replace(workload.cost, kv_per_layer=kv))
+    return replace(workload, slots=slots, cost=_with_kv(workload.cost, slots, workload.slots))
 
 
 def with_context(workload: Workload, context: int) -> Workload:
     """The same with another context; every slot has one position to spare."""
-    kv = -(-workload.cost.kv_per_layer * (context + 1) // (workload.context + 1))
-    return replace(workload, context=context, cost=replace(workload.cost, kv_per_layer=kv))
+    return replace(workload, context=context, cost=_with_kv(workload.cost, context + 1, workload.context + 1))
+
+
+def _with_kv(cost: StageCost, part: int, whole: int) -> StageCost:
+    """With part / whole of the KV arena."""
+    return cost.each(lambda one: replace(one, kv_per_layer=-(-one.kv_per_layer * part // whole)))
 
 
 def with_weights(workload: Workload, share: float) -> Workload:
     """The same with every weight at a part of its present bytes."""
-    cost = workload.cost
-    scaled = StageCost(
-        layer_weights=tuple(int(share * count) + 1 for count in cost.layer_weights),
-        embedding=int(share * cost.embedding) + 1,
-        output=int(share * cost.output) + 1,
-        kv_per_layer=cost.kv_per_layer,
-        workspace=cost.workspace,
-    )
-    return replace(workload, cost=scaled)
+
+    def scaled(cost: StageCost) -> StageCost:
+        return replace(
+            cost,
+            layer_weights=tuple(int(share * count) + 1 for count in cost.layer_weights),
+            embedding=int(share * cost.embedding) + 1,
+            output=int(share * cost.output) + 1,
+        )
+
+    return replace(workload, cost=workload.cost.each(scaled))
 
 
 def _ways(facts: ClusterFacts, workload: Workload) -> Ways:
