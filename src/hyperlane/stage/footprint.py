@@ -20,8 +20,8 @@ class Footprint:
     """One provider's constants, in bytes.
 
     `runtime`: kernels, and libraries' workspaces, that the first steps bring. `node`: for each layer of a captured
-    step. `values`: times that the widest values of a run are held. `words`: for each word of the vocabulary that a run's
-    rows are projected to. `unpacks`: a product of several rows holds its matrix in float16.
+    step. `values`: times that the widest values of a run are held. `words`: for each word of the vocabulary that
+    rows of a run are projected to. `unpacks`: a product of several rows holds its matrix in float16.
     """
 
     runtime: int
