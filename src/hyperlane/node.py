@@ -51,7 +51,6 @@ from hyperlane.head.head import Head
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.prefixes import Reuse
 from hyperlane.head.replicas import ReplicaSet
-from hyperlane.head.scheduler import Policy
 from hyperlane.head.service import HeadService
 from hyperlane.models.chat_template import chat_template_of
 from hyperlane.models.digests import DigestCache
@@ -211,8 +210,7 @@ class _Cluster:
         """What is to run."""
         config, context = self._config, context_of(self._config.context, self.facts)
         cost = stage_cost(self.facts, self.model, config.slots, context, config.step_tokens)
-        chunk = Policy(max_step_tokens=config.step_tokens, prompt_chunk=config.prompt_chunk).chunk
-        use = Use(config.slots, context, chunk, config.frames_in_flight, Wire(config.wire).counted)
+        use = Use(config.slots, context, config.prompt_chunk, config.frames_in_flight, Wire(config.wire).counted)
         return Ask(
             wanted=wanted(self.facts, self.model, cost, use),
             file=self._opened.path,

@@ -77,7 +77,7 @@ def prediction_line(plan: Plan) -> str:
     many = f", {said.many_rate:.1f} for {said.streams} streams" if said.streams > 1 else ""
     return (
         f"predicted: {1 / said.token_s:.1f} tokens/s for one stream{many}, first token after {said.ttft_s:.2f} s "
-        f"({said.prompt_tokens} prompt tokens)"
+        f"({said.prompt_tokens} prompt tokens, in pieces of {said.chunk_tokens})"
     )
 
 
@@ -97,7 +97,9 @@ def speeds_table(status: HeadStatus) -> str:
         ),
         (
             "first token",
-            f"{plan.ttft_s:.2f} s ({plan.prompt_tokens} prompt tokens)" if plan else "-",
+            f"{plan.ttft_s:.2f} s ({plan.prompt_tokens} prompt tokens, in pieces of {plan.chunk_tokens})"
+            if plan
+            else "-",
             f"{achieved.ttft_s:.2f} s ({achieved.prompt_tokens} prompt tokens)" if achieved.prompt_tokens else "-",
         ),
     ]

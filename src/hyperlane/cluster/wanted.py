@@ -8,7 +8,7 @@ from math import prod
 
 from hyperlane.cluster.planner.facts import WireBytes, Workload
 from hyperlane.cluster.profile.shape import ProfileShape, profile_shape
-from hyperlane.core import ModelFacts, Precision, StageCost
+from hyperlane.core import PROMPT_CHUNK, PROMPT_CHUNKS, ModelFacts, Precision, StageCost
 from hyperlane.errors import ConfigError
 from hyperlane.models.weights import TensorInfo, TensorSource
 from hyperlane.wire.packing import packed_bytes
@@ -33,12 +33,13 @@ class Wanted:
 class Use:
     """How the head will use a pipeline: KV slots of `context` tokens, prompts cut into `chunk_tokens`.
 
-    `frames_in_flight` None: as many as are best. `precision`: what links are counted with.
+    `chunk_tokens` None: as a plan chooses. `frames_in_flight` None: as many as are best. `precision`: what links are
+    counted with.
     """
 
     slots: int
     context: int
-    chunk_tokens: int
+    chunk_tokens: int | None = None
     frames_in_flight: int | None = None
     precision: Precision = Precision.RAW
 
@@ -55,7 +56,8 @@ def wanted(facts: ModelFacts, source: TensorSource, cost: StageCost, use: Use) -
         prompt_tokens=prompt,
         answer_tokens=min(ANSWER_TOKENS, max(1, use.context - prompt)),
         streams=use.slots,
-        chunk_tokens=use.chunk_tokens,
+        chunk_tokens=use.chunk_tokens or PROMPT_CHUNK,
+        chunk_choices=() if use.chunk_tokens else tuple(size for size in PROMPT_CHUNKS if size <= max(prompt, 16)),
         frames_in_flight=use.frames_in_flight,
         precision=use.precision,
         weight_bits=weight_bits(filter(None, map(source.info, source.names()))),

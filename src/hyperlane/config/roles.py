@@ -15,7 +15,7 @@ import platformdirs
 
 from hyperlane import values
 from hyperlane.config.setting import Checked, setting
-from hyperlane.core import Address, WeightForm
+from hyperlane.core import PROMPT_CHUNKS, Address, WeightForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,11 @@ class ServeConfig(Checked):
         "tokens of a slot, prompt and answer together; unset: the model's, at most 8192",
     )
     queue: int = setting(64, values.whole(1, 1 << 20), "requests that may wait for a slot before others are refused")
-    prompt_chunk: int = setting(
-        64, values.whole(1, 1 << 16), "tokens of a prompt that a stage computes together before it passes them on"
+    prompt_chunk: int | None = setting(
+        None,
+        values.whole(1, 1 << 16),
+        "tokens of a prompt that a stage computes together before it passes them on; unset: 16 to 256, whatever has the "
+        "first token soonest by what was measured, 64 without measurements",
     )
     frames_in_flight: int | None = setting(
         None,
@@ -171,8 +174,9 @@ class ServeConfig(Checked):
 
     @property
     def step_tokens(self) -> int:
-        """Tokens that one step frame may hold: a chunk of a prompt beside one token of every slot."""
-        return self.prompt_chunk + self.slots
+        """Tokens that one step frame may hold: a prompt's piece beside one token of every slot, a quarter at least."""
+        chunk = self.prompt_chunk or PROMPT_CHUNKS[-1]
+        return chunk + 1 + max(self.slots, chunk // 3)
 
     @property
     def local_worker_count(self) -> int:

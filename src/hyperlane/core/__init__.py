@@ -10,6 +10,8 @@ from hyperlane.core.frames import Kept, Row, StageTiming
 from hyperlane.core.model import ElementType, ModelFacts, Precision, RopeFacts, WeightForm
 from hyperlane.core.names import CANDIDATES_K, Address, ClusterId, Epoch, HeadId, NodeId, TokenId
 from hyperlane.core.plans import (
+    PROMPT_CHUNK,
+    PROMPT_CHUNKS,
     Copies,
     LayerRange,
     Plan,
@@ -40,6 +42,8 @@ from hyperlane.core.status import Achieved, HeadStatus, LinkStatus, NodeStatus, 
 
 __all__ = [
     "CANDIDATES_K",
+    "PROMPT_CHUNK",
+    "PROMPT_CHUNKS",
     "Achieved",
     "Address",
     "ChatMessage",

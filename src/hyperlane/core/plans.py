@@ -10,6 +10,13 @@ from hyperlane.core.model import ElementType, ModelFacts, Precision
 from hyperlane.core.names import Address, Epoch
 
 
+PROMPT_CHUNK = 64
+"""Tokens of a prompt that go through a pipeline together, where nobody asked for another number or measured one."""
+
+PROMPT_CHUNKS = (16, 32, 64, 128, 256)
+"""What a plan chooses that number from. Powers of two: some engines cut what they compute at multiples of 64."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerFacts:
     """What a worker says of itself (Describe). Memory in bytes, measured at the time of asking.
@@ -85,8 +92,8 @@ class Prediction:
     """What a plan was expected to do when it was made, from what was measured. Seconds, tokens per second.
 
     `token_s`: per token of one stream; `stages_s`: what each stage computes of that. `ttft_s`: until the first token of
-    `prompt_tokens` on an idle pipeline. `many_rate`: of `streams` streams together, split into `groups` groups, with
-    `frames` frames in flight at most.
+    `prompt_tokens` on an idle pipeline, cut into pieces of `chunk_tokens`. `many_rate`: of `streams` streams together,
+    split into `groups` groups, with `frames` frames in flight at most.
     """
 
     token_s: float
@@ -97,6 +104,7 @@ class Prediction:
     groups: int
     frames: int
     stages_s: tuple[float, ...]
+    chunk_tokens: int = PROMPT_CHUNK
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from hyperlane.core import Plan
+from hyperlane.core import PROMPT_CHUNK, Plan
 from hyperlane.head.prefixes import Reuse
 from hyperlane.head.scheduler import Policy
 from hyperlane.wire.limits import TOKEN_ID_BYTES
@@ -33,7 +33,8 @@ class Words(Protocol):
 class HeadOptions:
     """How a head uses its pipelines. None: as the plan's prediction has it; without one from its stages P, as said.
 
-    `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: see `scheduler.Policy`.
+    `max_step_tokens`: tokens of one frame (the workers' limit as well). `prompt_chunk`: `PROMPT_CHUNK`; see
+    `scheduler.Policy`.
     `queue`: requests that may wait for a slot. `frames_in_flight`: 2 P. `bytes_in_flight`: on all links together.
     `decode_groups`: P, stages on one card counted once; see `scheduler.Policy`. `recovery_timeout_s`: how long
     requests wait for the next pipeline when one was lost; 0: they fail at once. `prefix_cache`: what a prompt may go
@@ -41,7 +42,7 @@ class HeadOptions:
     """
 
     max_step_tokens: int = 128
-    prompt_chunk: int = 64
+    prompt_chunk: int | None = None
     queue: int = 64
     frames_in_flight: int | None = None
     bytes_in_flight: int = 64 << 20
@@ -56,7 +57,7 @@ class HeadOptions:
         groups = self.decode_groups or (predicted.groups if predicted else _devices(plan))
         return Policy(
             max_step_tokens=self.max_step_tokens,
-            prompt_chunk=self.prompt_chunk,
+            prompt_chunk=self.prompt_chunk or (predicted.chunk_tokens if predicted else PROMPT_CHUNK),
             max_frames=self.frames_in_flight or (predicted.frames if predicted else 2 * stages),
             frames_beside=max(stages, groups),
             max_bytes=self.bytes_in_flight,

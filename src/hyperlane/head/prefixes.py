@@ -135,8 +135,8 @@ class Prefixes:
         """Tokens that need not be computed; the last one always is, because its answer is asked for."""
         exact = exact or self._reuse is Reuse.PROMPTS
         count = common(held.tokens, tokens, min(held.lane.exact if exact else held.lane.sent, len(tokens) - 1))
-        # A first row of one token would be other arithmetic than what is computed from the beginning.
-        alone = count % self._chunk and min(len(tokens) - count, self._chunk - count % self._chunk) == 1
+        # A row of one token would be other arithmetic than what is computed from the beginning.
+        alone = count > 0 and self._chunk > 1 and len(tokens) - count == 1
         return count - 1 if alone else count
 
     def _to_come(self, tokens: list[int], free: Collection[int]) -> int:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from hyperlane.core import PROMPT_CHUNK
 from hyperlane.errors import ProtocolError
 from hyperlane.head.lane import Lane
 
@@ -19,7 +20,8 @@ class Policy:
     """How much may be under way. The values that measurements will choose are here and nowhere else.
 
     `max_step_tokens`: tokens of one frame. `prompt_chunk`: prompts are cut at its multiples, and beside decode rows in
-    smaller parts, but never into single tokens: so a prompt is computed to the same bits alone and beside others.
+    smaller parts, but never into single tokens: so a prompt is computed to the same bits alone and beside others, and
+    in a plan with another chunk.
     `replayed_tokens`: tokens of answers that a frame computes again, as long as no row of them ends beyond.
     `max_frames`, `max_bytes`: in flight together; a frame is counted with `token_bytes` a token and `logits_bytes` for
     each row that asks for whole logits. `frames_beside`: in flight while prompts are taken in beside streams, one for
@@ -29,7 +31,7 @@ class Policy:
     """
 
     max_step_tokens: int = 128
-    prompt_chunk: int = 64
+    prompt_chunk: int = PROMPT_CHUNK
     replayed_tokens: int = 16
     max_frames: int = 2
     frames_beside: int = 2
@@ -44,17 +46,33 @@ class Policy:
         """Tokens of a prompt that go together; a quarter of every frame is left to decode rows."""
         return min(self.prompt_chunk, max(1, self.max_step_tokens * 3 // 4))
 
+    @property
+    def longest_piece(self) -> int:
+        """A chunk, and the token that would be left alone beside it."""
+        return self.chunk + (self.chunk > 1)
+
     def next_count(self, lane: Lane) -> int:
         """How many of a lane's pending tokens its next row takes: of a prompt up to the next multiple of the chunk.
 
-        Of an answer that is replayed all but the last, which is a decode row; no row is half kept.
+        Or one more, so that none is left alone: one token by itself is other arithmetic than beside another. Of an
+        answer that is replayed all but the last, which is a decode row; no row is half kept.
         """
         if lane.is_replayed:
             known = lane.kept if lane.sent < lane.kept else lane.length - 1
             return min(known - lane.sent, self.replayed_tokens, self.max_step_tokens)
         if lane.sent >= lane.prompt:
             return 1
-        return min(lane.prompt - lane.sent, self.chunk - lane.sent % self.chunk)
+        return self._piece(lane.prompt - lane.sent, self.chunk - lane.sent % self.chunk)
+
+    def _piece(self, left: int, ahead: int) -> int:
+        """Of so many tokens; `ahead`: up to the chunk's next multiple."""
+        if self.chunk == 1:
+            return 1
+        if left <= max(2, ahead + 1):
+            return left
+        if ahead > 1:
+            return ahead
+        return min(left, self.chunk + (left - self.chunk != 2))
 
 
 Room = Callable[[int, int, float], int]
@@ -246,7 +264,7 @@ def _decodes(lanes: Lanes, ready: Sequence[Lane], policy: Policy, groups: int) -
     """Rows of answers that may leave now, with their tokens, by slot: a range of slots is one run of an engine."""
     one_by_one = [lane for lane in ready if lane.sent >= lane.prompt]
     has_prompts = len(one_by_one) < len(ready)
-    budget = policy.max_step_tokens - (policy.chunk if has_prompts else 0)
+    budget = policy.max_step_tokens - (policy.longest_piece if has_prompts else 0)
     chosen: list[tuple[Lane, int]] = []
     if sum(flight.plan.decode_rows > 0 for flight in lanes.flights) < groups:
         waiting = [lane for lane in one_by_one if not lane.is_replayed]

@@ -163,10 +163,11 @@ def test_predicted_speed_stands_beside_achieved(status):
     assert [[cell.strip() for cell in row if cell] for row in rows[1:]] == [
         ["one stream", "100.0 tokens/s", "80.0 tokens/s"],
         ["many streams", "160.0 tokens/s (4)", "150.0 tokens/s (4)"],
-        ["first token", "1.50 s (512 prompt tokens)", "0.40 s (100 prompt tokens)"],
+        ["first token", "1.50 s (512 prompt tokens, in pieces of 64)", "0.40 s (100 prompt tokens)"],
     ]
     assert summary.prediction_line(plan) == (
-        "predicted: 100.0 tokens/s for one stream, 160.0 for 4 streams, first token after 1.50 s (512 prompt tokens)"
+        "predicted: 100.0 tokens/s for one stream, 160.0 for 4 streams, first token after 1.50 s "
+        "(512 prompt tokens, in pieces of 64)"
     )
     assert revive(HeadStatus, json.loads(json.dumps(plain(full)))) == full
 

@@ -52,6 +52,7 @@ class ProgrammedEngine:
 
     element = ElementType.F32
     private_bytes = 0
+    token_s = staticmethod(lambda tokens: TOKEN_S * tokens)
 
     def __init__(self, machine: Machine, spec: StageSpec) -> None:
         self._machine, self._spec, self._lengths = machine, spec, [0] * spec.slots
@@ -66,7 +67,7 @@ class ProgrammedEngine:
         for row in rows:
             assert row.start <= self._lengths[row.slot]
             self._lengths[row.slot] = max(self._lengths[row.slot], row.start + row.count)
-        layer_s = ROW_S * len(rows) if tokens == len(rows) else TOKEN_S * tokens
+        layer_s = ROW_S * len(rows) if tokens == len(rows) else self.token_s(tokens)
         wanted = sum(len(row.want) for row in rows) if spec.is_last else 0
         seconds = STEP_S + len(spec.layers) * layer_s + EMBED_S * tokens * spec.is_first + PROJECT_S * wanted
         machine = self._machine
@@ -104,6 +105,16 @@ def test_layers_steps_and_ends_are_told_apart(measured):
         assert profile.layer_prefill.seconds(tokens) == pytest.approx(tokens * TOKEN_S)
     for tokens in (1, 16):
         assert profile.embed.seconds(tokens) == pytest.approx(tokens * EMBED_S, abs=1e-9)
+
+
+def test_a_large_chunk_is_measured_where_it_does_not_cost_in_proportion(measured, monkeypatch):
+    large = replace(SHAPE, chunks=(2, 8, 32, 64, 256))
+    assert [size for size, _ in measured(Machine(), large).layer_prefill.points] == [2, 8, 32, 64]
+    monkeypatch.setattr(ProgrammedEngine, "token_s", staticmethod(lambda tokens: 1e-3 if tokens <= 128 else 3e-3))
+    points = dict(measured(Machine(), large).layer_prefill.points)
+    assert points[256] == pytest.approx(3 * points[64])
+    slow = measured(Machine(slowness=1e4), large).layer_prefill.points
+    assert [size for size, _ in slow] == [2, 8, 32, 64]
 
 
 def test_what_slows_a_device_now_and_then_is_not_taken_for_the_device(measured):

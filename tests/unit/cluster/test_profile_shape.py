@@ -81,6 +81,10 @@ def test_chunks_grow_up_to_the_schedulers():
     assert profile_shape(FACTS, Types(), workload(chunk_tokens=100)).chunks == (2, 8, 32, 100)
 
 
+def test_the_largest_chunk_that_a_plan_may_choose_is_asked_for_too():
+    assert profile_shape(FACTS, Types(), workload(chunk_choices=(16, 64, 256))).chunks == (2, 8, 32, 64, 256)
+
+
 def test_the_entries_are_those_of_the_middle_and_fit_the_context():
     shape = profile_shape(FACTS, Types(), workload())
     assert (shape.kv_entries, shape.prompt_entries) == (576, 256)

@@ -68,11 +68,13 @@ def test_the_same_prompt_again_computes_its_last_two_tokens():
     assert prefixes.place(text(100), [0]).count == 98
 
 
-@pytest.mark.parametrize(("shared", "count"), [(63, 62), (64, 64), (65, 65), (126, 126), (127, 126)])
-def test_no_first_row_of_one_token_is_left_where_a_whole_prompt_has_none(shared, count):
+@pytest.mark.parametrize(
+    ("shared", "rest", "count"), [(63, 70, 63), (64, 70, 64), (64, 1, 63), (70, 1, 69), (70, 2, 70), (127, 1, 126)]
+)
+def test_no_row_of_one_token_is_left_where_a_whole_prompt_has_none(shared, rest, count):
     prefixes = Prefixes(CHUNK)
     held(prefixes, 0, text(shared))
-    assert prefixes.place([*text(shared), *text(70, salt=1)], [0]).count == count
+    assert prefixes.place([*text(shared), *text(rest, salt=1)], [0]).count == count
 
 
 def test_a_few_tokens_in_common_are_computed_again():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from hyperlane.cluster.planner.curve import Curve
-from hyperlane.core import ModelFacts, Precision, StageCost, WorkerFacts
+from hyperlane.core import PROMPT_CHUNK, ModelFacts, Precision, StageCost, WorkerFacts
 
 HEAD = "head"
 """The head's name among the ends of paths. No worker may have it."""
@@ -174,6 +174,7 @@ class Workload:
     `cost`: counted for `slots` × `context` (tokens a slot). `prompt_tokens`: of the prompt whose first token is timed;
     `answer_tokens`: after it. `streams`: how many sequences are 'many'. `chunk_tokens`, `frames_in_flight` and
     `min_group_rows`: as the head's scheduler cuts prompts and fills frames; None: two frames for each stage.
+    `chunk_choices`: what a plan's own `chunk_tokens` may be, ascending; none: as here.
     `weight_bits`: bits of a weight in the model's file, on average; 0: not known.
     """
 
@@ -185,7 +186,8 @@ class Workload:
     prompt_tokens: int = 512
     answer_tokens: int = 128
     streams: int = 4
-    chunk_tokens: int = 64
+    chunk_tokens: int = PROMPT_CHUNK
+    chunk_choices: tuple[int, ...] = ()
     frames_in_flight: int | None = None
     min_group_rows: int = 2
     precision: Precision = Precision.RAW

@@ -223,6 +223,7 @@ def _prediction(workload: Workload, pipeline: PipelineForecast) -> Prediction:
         groups=forecast.groups,
         frames=workload.frames_in_flight or max(forecast.groups, 2 * len(pipeline.stages)),
         stages_s=tuple(stage.decode_s for stage in pipeline.stages),
+        chunk_tokens=forecast.chunk_tokens,
     )
 
 

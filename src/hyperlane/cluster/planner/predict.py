@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from hyperlane.cluster.planner.chunk import best_chunk, pieces
 from hyperlane.cluster.planner.facts import ClusterFacts, Workload
 from hyperlane.cluster.planner.frame_cost import CostBook, Round, Shape, chunk_shape, decode_shape
 from hyperlane.cluster.planner.layout import Layout
@@ -18,7 +20,8 @@ class Forecast:
     """What a pipeline is expected to do.
 
     `token_s`: per token of one stream. `ttft_s`, `answer_s`: until the first and the last token of an answer,
-    on an idle pipeline. `period_s`: until each of `streams` streams has one more token, with `groups` groups in flight.
+    on an idle pipeline, its prompt cut into pieces of `chunk_tokens`. `period_s`: until each of `streams` streams has
+    one more token, with `groups` groups in flight.
     """
 
     token_s: float
@@ -27,6 +30,7 @@ class Forecast:
     streams: int
     groups: int
     period_s: float
+    chunk_tokens: int
 
     @property
     def one_stream_rate(self) -> float:
@@ -60,9 +64,10 @@ class Predictor:
         """Everything at once, with the best number of groups. `streams`: other than the workload's."""
         streams = streams or self.workload.streams
         groups, period_s = self.best_groups(layout, streams)
-        token_s, ttft_s = self.token_s(layout), self.ttft_s(layout)
+        token_s, chunk = self.token_s(layout), self.best_chunk(layout)
+        ttft_s = self.ttft_s(layout, chunk)
         answer_s = ttft_s + max(0, self.workload.answer_tokens - 1) * token_s
-        return Forecast(token_s, ttft_s, answer_s, streams, groups, period_s)
+        return Forecast(token_s, ttft_s, answer_s, streams, groups, period_s, chunk)
 
     def token_s(self, layout: Layout) -> float:
         """Seconds per token of one stream: every server and every delay of the ring, one after another."""
@@ -93,10 +98,13 @@ class Predictor:
         head = self.facts.head
         return len(groups) * head.step_s + sum(groups) * (head.token_s + head.publish_s)
 
-    def ttft_s(self, layout: Layout) -> float:
-        """Seconds until the first token of the prompt: chunk after chunk, each as soon as a stage is free for it."""
+    def ttft_s(self, layout: Layout, chunk_tokens: int | None = None) -> float:
+        """Seconds until the first token of the prompt: chunk after chunk, each as soon as a stage is free for it.
+
+        `chunk_tokens`: other than the workload's.
+        """
         window = self.workload.frames_in_flight or 2 * len(layout)
-        rounds = self._prompt(layout)
+        rounds = self._prompt(layout, chunk_tokens or self.workload.chunk_tokens)
         free = [0.0] * len(rounds[0].busy)
         returned: list[float] = []
         for number, one in enumerate(rounds):
@@ -108,6 +116,17 @@ class Predictor:
         loads = [sum(busy) for busy in zip(*(one.stages for one in rounds), strict=True)]
         return max(returned[-1], self._crowded_s(layout, loads)) + self.facts.head.publish_s
 
+    def best_chunk(self, layout: Layout) -> int:
+        """Into how large pieces a layout's prompts are best cut, of the workload's choices."""
+        choices = self.workload.chunk_choices
+        if len(choices) < 2:
+            return choices[0] if choices else self.workload.chunk_tokens
+
+        def busy_s(tokens: int) -> float:
+            return max(self.costs.of(chunk_shape(tokens, last=False)).round(layout).busy)
+
+        return best_chunk(choices, partial(self.ttft_s, layout), busy_s, self.token_s(layout))
+
     def chunk(self, layout: Layout) -> Round:
         """The way of a full chunk of the prompt that is not its last."""
         return self.costs.of(self.chunk_shape()).round(layout)
@@ -116,11 +135,10 @@ class Predictor:
         """The prompt's largest chunk."""
         return chunk_shape(min(self.workload.chunk_tokens, self.workload.prompt_tokens), last=False)
 
-    def _prompt(self, layout: Layout) -> list[Round]:
-        size, left = self.workload.chunk_tokens, self.workload.prompt_tokens
-        sizes = [size] * ((left - 1) // size)
+    def _prompt(self, layout: Layout, chunk_tokens: int) -> list[Round]:
+        *sizes, last = pieces(self.workload.prompt_tokens, chunk_tokens)
         rounds = [self.costs.of(chunk_shape(tokens, last=False)).round(layout) for tokens in sizes]
-        return [*rounds, self.costs.of(chunk_shape(left - sum(sizes), last=True)).round(layout)]
+        return [*rounds, self.costs.of(chunk_shape(last, last=True)).round(layout)]
 
     def _crowded_s(self, layout: Layout, stage_loads: Sequence[float]) -> float:
         """Seconds that a machine's cores need for its stages' work, where these have more threads than it has cores."""

@@ -6,7 +6,7 @@ from hyperlane.cluster.planner.candidate import Candidate, Kind, PipelineForecas
 from hyperlane.cluster.planner.survey import Survey
 from hyperlane.summary import columns, human_bytes
 
-_HEAD = ("", "candidate", "nodes and layers", "first token", "answer", "tokens/s, one", "tokens/s, many", "groups")
+_HEAD = ("", "candidate", "nodes and layers", "chunk", "first token", "answer", "tokens/s, one", "tokens/s, many", "groups")
 
 
 def survey_text(survey: Survey) -> str:
@@ -64,12 +64,13 @@ def memory_text(pipeline: PipelineForecast) -> str:
 def _row(candidate: Candidate, winner: Candidate | None) -> tuple[str, ...]:
     mark = "*" if candidate is winner else ""
     if not candidate.fits:
-        return (mark, _name(candidate), "does not fit", "", "", "", "", "")
+        return (mark, _name(candidate), "does not fit", *[""] * (len(_HEAD) - 3))
     groups = "+".join(str(pipeline.forecast.groups) for pipeline in candidate.pipelines)
     return (
         mark,
         _name(candidate),
         " | ".join(_stages(pipeline) for pipeline in candidate.pipelines),
+        str(candidate.best.forecast.chunk_tokens),
         f"{candidate.ttft_s:.2f} s",
         f"{candidate.best.forecast.answer_s:.1f} s",
         f"{1 / candidate.token_s:.1f}",

@@ -16,7 +16,7 @@ import numpy as np
 from hyperlane.cluster.planner.curve import Curve
 from hyperlane.cluster.profile.shape import DeviceProfile, ProfileShape
 from hyperlane.cluster.profile.steps import LEAST, ROUNDS, Step, StepTimer
-from hyperlane.core import Epoch, HeadId, LayerRange, ModelFacts, StageSpec
+from hyperlane.core import PROMPT_CHUNK, Epoch, HeadId, LayerRange, ModelFacts, StageSpec
 from hyperlane.errors import LoadFailed
 from hyperlane.models.synthetic import SyntheticSource
 from hyperlane.models.weights import TensorSource
@@ -25,6 +25,9 @@ from hyperlane.stage.orders import LoadProgress
 
 BUDGET_S = 3.0
 """What timing the large stage may take, estimated from a small one: on slow devices it has fewer layers."""
+
+LINEAR = 0.85
+"""Where twice the tokens cost more than twice this, a larger chunk costs in proportion: it need not be measured."""
 
 RUNS = 1 + ROUNDS * LEAST
 """Of each step, at least."""
@@ -102,10 +105,11 @@ class _Measurement:
         self._entries = max(1, shape.kv_entries, shape.prompt_entries)
 
     def profile(self) -> DeviceProfile:
-        largest = self._shape.chunks[-1:]
-        front = self._timed(1, (1,), largest, first=True)
-        one = self._timed(1, self._shape.rows, largest)
-        many = self._timed(self._affordable(one), self._shape.rows, self._shape.chunks)
+        usual = [size for size in self._shape.chunks if size <= PROMPT_CHUNK]
+        front = self._timed(1, (1,), usual[-1:], first=True)
+        one = self._timed(1, self._shape.rows, usual[-2:])
+        chunks = self._telling(one)
+        many = self._timed(self._affordable(one, chunks), self._shape.rows, chunks)
         embed = front.more(one)
         project = self._timed(1, self._shape.rows, (), last=True).more(one)
         layer_s = (many.decode[1] - one.decode[1]) / (many.layers - 1)
@@ -123,10 +127,21 @@ class _Measurement:
             measured_s=int(time.time()),
         )
 
-    def _affordable(self, one: _Timed) -> int:
+    def _telling(self, one: _Timed) -> tuple[int, ...]:
+        """The chunks to measure: large ones where these cost less than in proportion, and do not take too long."""
+        few, usual = min(one.chunk), max(one.chunk)
+        token_s = one.chunk[usual] / usual
+        is_linear = usual > few and token_s >= LINEAR * one.chunk[few] / few
+        return tuple(
+            size
+            for size in self._shape.chunks
+            if size <= usual or (not is_linear and RUNS * size * token_s <= BUDGET_S)
+        )
+
+    def _affordable(self, one: _Timed, chunks: Sequence[int]) -> int:
         """Layers of the large stage: as many as asked for, unless their memory or the time is too little."""
-        shape, chunk = self._shape, self._shape.chunks[-1]
-        tokens = self._entries + RUNS * sum(shape.chunks)
+        shape, chunk = self._shape, max(one.chunk)
+        tokens = self._entries + RUNS * sum(chunks)
         layer_s = tokens / chunk * one.chunk[chunk] + RUNS * sum(one.decode.values())
         room = self._bench.room // max(1, one.taken)
         return max(2, min(len(shape.layers), int(BUDGET_S / layer_s), room))

@@ -39,7 +39,8 @@ class ProfileShape:
     """What a worker is asked to measure.
 
     `layers`: the types of each sample layer. `embedding`, `output`: types of these matrices. `rows`: one-token rows of
-    decode steps, ascending from 1; `chunks`: tokens of chunks, ascending, at least 2. `kv_entries`: what each row of a
+    decode steps, ascending from 1; `chunks`: tokens of chunks, ascending, at least 2: those above
+    `PROMPT_CHUNK` where they tell something (`device`). `kv_entries`: what each row of a
     decode step has before it; `prompt_entries`: what a chunk has.
     `context`: tokens a slot of the arena holds, as some devices' speed depends on it; 0: as few as are needed.
     `counted_bytes`: what the planner counts for a layer's weights, on average; no worker is told.
@@ -90,12 +91,18 @@ def profile_shape(facts: ModelFacts, source: TensorSource, expected: Workload) -
         embedding=_type(source, inventory.EMBEDDING),
         output=_type(source, output),
         rows=_sizes(1, 2, min(expected.slots, LARGEST_BATCH)),
-        chunks=_sizes(2, 4, max(2, expected.chunk_tokens)),
+        chunks=_chunks(expected),
         kv_entries=_rounded(middle, expected.context),
         prompt_entries=_rounded(expected.prompt_tokens // 2, expected.context),
         context=expected.context,
         counted_bytes=sum(expected.cost.layer_weights) // facts.layers,
     )
+
+
+def _chunks(expected: Workload) -> tuple[int, ...]:
+    """Up to the usual chunk, and the largest that a plan may choose."""
+    usual, most = max(2, expected.chunk_tokens), max(expected.chunk_choices, default=0)
+    return (*_sizes(2, 4, usual // 2), usual, most) if most > usual > 3 else _sizes(2, 4, usual)
 
 
 def _samples(layers: list[Types], layer_bytes: int) -> tuple[Types, ...]:
