@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--repetitions", type=int, default=5)
     given = parser.parse_args()
-    print(f"{given.model}, {given.stages} one-thread stages, prompts of {given.prompt}; {describe_machine()}", flush=True)
+    print(
+        f"{given.model}, {given.stages} one-thread stages, prompts of {given.prompt}; {describe_machine()}", flush=True
+    )
     said, seconds = first_tokens(given.model, given.stages, None, given.prompt, given.repetitions)
     print("| chunk | predicted for 512 | achieved |\n|---|---|---|")
     if said is not None:

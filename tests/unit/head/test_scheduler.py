@@ -46,10 +46,22 @@ def test_a_prompt_joins_the_frame_of_those_that_decode():
     assert rows(schedule(lanes, Policy(max_step_tokens=16))) == [(0, 1, 1, True), (1, 1, 1, True), (9, 0, 12, False)]
 
 
-@pytest.mark.parametrize(("chunk", "start", "prompt", "counts"), [
-    (16, 0, 17, [17]), (16, 0, 18, [16, 2]), (16, 0, 33, [16, 17]), (16, 15, 17, [2]), (16, 15, 33, [16, 2]),
-    (16, 15, 40, [17, 8]), (16, 15, 18, [3]), (2, 0, 5, [2, 3]), (2, 1, 5, [2, 2]), (1, 0, 3, [1, 1, 1]), (16, 4, 5, [1]),
-])
+@pytest.mark.parametrize(
+    ("chunk", "start", "prompt", "counts"),
+    [
+        (16, 0, 17, [17]),
+        (16, 0, 18, [16, 2]),
+        (16, 0, 33, [16, 17]),
+        (16, 15, 17, [2]),
+        (16, 15, 33, [16, 2]),
+        (16, 15, 40, [17, 8]),
+        (16, 15, 18, [3]),
+        (2, 0, 5, [2, 3]),
+        (2, 1, 5, [2, 2]),
+        (1, 0, 3, [1, 1, 1]),
+        (16, 4, 5, [1]),
+    ],
+)
 def test_no_token_of_a_prompt_is_left_alone_wherever_it_goes_on(chunk, start, prompt, counts):
     lanes = lanes_with(prompt)
     lanes.running[0].sent = start

@@ -6,7 +6,17 @@ from hyperlane.cluster.planner.candidate import Candidate, Kind, PipelineForecas
 from hyperlane.cluster.planner.survey import Survey
 from hyperlane.summary import columns, human_bytes
 
-_HEAD = ("", "candidate", "nodes and layers", "chunk", "first token", "answer", "tokens/s, one", "tokens/s, many", "groups")
+_HEAD = (
+    "",
+    "candidate",
+    "nodes and layers",
+    "chunk",
+    "first token",
+    "answer",
+    "tokens/s, one",
+    "tokens/s, many",
+    "groups",
+)
 
 
 def survey_text(survey: Survey) -> str:
