@@ -9,7 +9,6 @@ from typing import Protocol
 from hyperlane.core.model import ElementType, ModelFacts, Precision
 from hyperlane.core.names import Address, Epoch
 
-
 PROMPT_CHUNK = 64
 """Tokens of a prompt that go through a pipeline together, where nobody asked for another number or measured one."""
 

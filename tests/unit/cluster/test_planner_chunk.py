@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperlane.cluster.planner.chunk import LONGEST_S, LONGEST_TOKENS, WORTH, best_chunk, pieces
+from hyperlane.cluster.planner.layout import layout_of
 from hyperlane.cluster.planner.partitioner import KnapsackPartitioner
 from hyperlane.cluster.planner.predict import Predictor
 from hyperlane.core import PROMPT_CHUNKS
 from hyperlane.head.options import HeadOptions
 from hyperlane.head.scheduler import Policy
-from hyperlane.cluster.planner.layout import layout_of
 from hyperlane.testing.clusters import Machine, made_up_cluster, made_up_workload
 from hyperlane.testing.lanes import lanes_with, send_all
 
