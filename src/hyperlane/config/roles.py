@@ -95,8 +95,8 @@ class ServeConfig(Checked):
     prompt_chunk: int | None = setting(
         None,
         values.whole(1, 1 << 16),
-        "tokens of a prompt that a stage computes together before it passes them on; unset: 16 to 256, whatever has the "
-        "first token soonest by what was measured, 64 without measurements",
+        "tokens of a prompt that a stage computes together before it passes them on; unset: 16 to 256, whatever has "
+        "the first token soonest by what was measured, 64 without measurements",
     )
     frames_in_flight: int | None = setting(
         None,
