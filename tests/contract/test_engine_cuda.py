@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hyperlane.core import Row, StageSpec
+from hyperlane.core import Precision, Row, StageSpec
 from hyperlane.models.facts import read_facts
 from hyperlane.models.gguf_file import GgufFile
 from hyperlane.stage.cuda import device_count
@@ -35,6 +36,10 @@ MODELS = {
         family="gemma3", layers=3, hidden=256, ffn=512, type="Q4_1", heads=2, kv_heads=1, head_dim=256
     ),
 }
+PACKED = (Precision.INT8, Precision.INT4)
+PACKED_TOLERANCE = {Precision.INT8: 0.2, Precision.INT4: 1.5}
+"""Of a logit, of random models whose values are as likely large as small: what one step of one value makes of it."""
+
 CUDA = EngineOptions(device="cuda")
 UNCAPTURED = EngineOptions(device="cuda", capture=False)
 TOLERANCE = 0.1
@@ -54,6 +59,31 @@ def harness_of(path: Path, options: EngineOptions) -> EngineHarness:
 @pytest.mark.parametrize("model", MODELS)
 def test_cuda_engine(check, model, tmp_path):
     check(harness_of(write_tiny_model(tmp_path / "tiny.gguf", MODELS[model]), CUDA))
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("precision", PACKED)
+def test_cuda_engine_with_packed_links(check, precision, tmp_path):
+    """What is packed is a float16 sum, whose last bit moves a packed value by a step: see `PACKED_TOLERANCE`."""
+    harness = harness_of(write_tiny_model(tmp_path / "tiny.gguf", MODELS["llama"]), CUDA)
+    check(replace(harness, precision=precision, least_stages=3, tolerance=PACKED_TOLERANCE[precision]))
+
+
+@pytest.mark.parametrize("precision", PACKED)
+def test_packed_links_between_cuda_stages_answer_as_those_between_the_cpus(precision, tmp_path):
+    path = write_tiny_model(tmp_path / "tiny.gguf", MODELS["llama"])
+    found = []
+    for options in (REFERENCE, CUDA):
+        harness = replace(harness_of(path, options), precision=precision)
+        with harness.pipeline(3) as pipeline:
+            prompt = some_tokens(harness.facts, 24)
+            logits = [pipeline.logits(0, prompt)]
+            logits += [pipeline.logits(0, [token], 24 + token) for token in range(8)]
+            found.append(np.stack(logits))
+    print(
+        precision, "largest difference", np.abs(found[0] - found[1]).max(), "mean", np.abs(found[0] - found[1]).mean()
+    )
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=2 * PACKED_TOLERANCE[precision])
 
 
 @pytest.mark.parametrize("model", MODELS)

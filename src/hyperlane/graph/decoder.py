@@ -144,6 +144,11 @@ class Decoder(ABC):
         self.graph.node("Split", [x, lengths], f"{x}/split", outputs=outputs, axis=-1)
         return outputs
 
+    def matmul_split(self, x: str, path: str, sizes: Mapping[str, int]) -> list[str]:
+        """The product with the weights at `path`, taken apart; nothing is copied where they are held apart."""
+        parts = self.matmuls.apart(x, path, [*sizes.values()])
+        return parts or self.split(self.matmuls.matmul(x, path), sizes)
+
     def wanted_only(self, x: str, index: int) -> str:
         """Of the model's last layer only what is asked for goes on past attention: x [1, wanted, …], else x as is."""
         if not (self.shape.projects and index == self.facts.layers - 1):

@@ -21,7 +21,7 @@ class Gemma3Decoder(Decoder):
         hidden, attended = self.wanted_only(hidden, index), self.wanted_only(attended, index)
         branch = self._post_norm(self.matmuls.matmul(attended, f"{path}/attn/out"), f"{path}/attn/post_norm")
         normed, hidden = self.norm(Stream(hidden, branch), f"{path}/ffn/norm")
-        gate, up = self.split(self.matmuls.matmul(normed, f"{path}/ffn/gate_up"), {"gate": ffn, "up": ffn})
+        gate, up = self.matmul_split(normed, f"{path}/ffn/gate_up", {"gate": ffn, "up": ffn})
         active = self.graph.node("Gelu", [gate], f"{path}/ffn/gelu", approximate="tanh")
         product = self.graph.node("Mul", [active, up], f"{path}/ffn/product")
         down = self.matmuls.matmul(product, f"{path}/ffn/down")

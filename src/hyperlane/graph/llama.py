@@ -42,4 +42,4 @@ class LlamaDecoder(Decoder):
 
     def _gate_and_up(self, x: str, path: str) -> list[str]:
         ffn = self.facts.ffn
-        return self.split(self.matmuls.matmul(x, f"{path}/gate_up"), {"gate": ffn, "up": ffn})
+        return self.matmul_split(x, f"{path}/gate_up", {"gate": ffn, "up": ffn})

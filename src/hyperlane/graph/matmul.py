@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hyperlane.graph.builder import GraphBuilder
@@ -39,6 +41,14 @@ class Matmuls:
         names = [part_path(path, index) for index in range(len(forms))]
         parts = [self._part(x, f"{name}/part", form, name) for name, form in zip(names, forms, strict=True)]
         return self._graph.node("Concat", parts, path, axis=-1)
+
+    def apart(self, x: str, path: str, rows: Sequence[int]) -> list[str] | None:
+        """The products of the parts at `path`, each by itself; None unless these are the parts' rows."""
+        forms = self._forms[path]
+        if len(forms) == 1 or [form.rows for form in forms] != list(rows):
+            return None
+        names = [part_path(path, index) for index in range(len(forms))]
+        return [self._part(x, f"{name}/part", form, name) for name, form in zip(names, forms, strict=True)]
 
     def bare(self, x: str, path: str, form: MatrixForm) -> str:
         """The one operator that holds the weights of a part; x [..., packed_columns]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -12,6 +13,15 @@ from hyperlane.store.ready_file import DATA, ReadyTensor, ReadyUnit, Span
 
 APART = "given-apart"
 """Stands for a file's name: a session looks whether it is there, also where it is given the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A serialised graph, and its external initialisers by name."""
+
+    model: bytes
+    arrays: Mapping[str, npt.NDArray[Any]]
+
 
 _TYPES: Mapping[str, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 

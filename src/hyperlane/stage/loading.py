@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +31,8 @@ from hyperlane.models.layout import (
 from hyperlane.models.weights import ExpectingSource, OneAtATime, TensorSource
 from hyperlane.stage.arena import positions
 from hyperlane.stage.engine import Engine
-from hyperlane.stage.initialisers import given, mapped
+from hyperlane.stage.halves import gates_apart
+from hyperlane.stage.initialisers import Graph, given, mapped
 from hyperlane.stage.link_gains import LinkGains, link_gains, vectors_of
 from hyperlane.stage.numbers import TypedArray, in_types, numbers_of
 from hyperlane.stage.options import Arithmetic, BlockOffsets, EngineOptions, KvElement
@@ -285,10 +286,16 @@ def _load_arrays(order: Assembly, store: ReadyStore | None) -> Engine:
     for unit in order.read_all(Assembly.read_typed if store is None else partial(_kept, store)):
         arrays |= unit.arrays
         forms |= unit.forms
-    initialisers = [given(name, array) for name, array in arrays.items()]
     plain = Assembly.read if store is None else partial(_kept, store, read=Assembly.read)
-    graph = order.graph(forms, initialisers, order.read_gains(plain))
-    return onnx_sessions.start(order.spec, graph, arrays, order.options, few_rows=few_rows_bytes(arrays, forms))
+    gains = order.read_gains(plain)
+
+    def graph(arrays: Mapping[str, TypedArray], forms: Forms) -> Graph:
+        model = order.graph(forms, [given(name, array) for name, array in arrays.items()], gains)
+        return Graph(model, arrays)
+
+    few_rows = few_rows_bytes(arrays, forms)
+    apart = graph(*gates_apart(arrays, forms)) if provider_of(order.options.device).many_rows_from else None
+    return onnx_sessions.start(order.spec, graph(arrays, forms), order.options, apart=apart, few_rows=few_rows)
 
 
 def _kept(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +20,14 @@ from hyperlane.errors import EngineFault, LoadFailed
 from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.arena import kv_bytes
 from hyperlane.stage.cuda import CudaError, CudaMemory
-from hyperlane.stage.initialisers import APART, read_packed
+from hyperlane.stage.initialisers import Graph, read_packed
 from hyperlane.stage.later import Later
 from hyperlane.stage.memory import HostMemory, Memory
-from hyperlane.stage.numbers import TypedArray
 from hyperlane.stage.onnx_engine import OnnxEngine
 from hyperlane.stage.onnx_errors import ORT_ERRORS, is_out_of_memory
 from hyperlane.stage.onnx_runs import Sessions
 from hyperlane.stage.onnx_webgpu import WebGpuMemory
+from hyperlane.stage.onnx_weights import FOLDER, Weights, copied, given, one_node
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import Provider, provider_of
 from hyperlane.stage.ready import Packed
@@ -45,22 +44,17 @@ MANY_ROWS = "ep.cuda.fpa_intb_gemm"
 TRIED_ROWS = "ep.cuda.fpa_intb_profile_m"
 """Numbers of rows for which those kernels are timed when a session is made, to choose among them."""
 
-FOLDER = "session.model_external_initializers_file_folder_path"
-"""Where files with a graph's initialisers lie."""
 
 ERROR_SEVERITY = 3
 """ONNX Runtime's number for logging errors and worse."""
 
 
 def start(
-    spec: StageSpec,
-    model: bytes,
-    arrays: Mapping[str, TypedArray],
-    options: EngineOptions,
-    *,
-    few_rows: int = 0,
+    spec: StageSpec, graph: Graph, options: EngineOptions, *, apart: Graph | None = None, few_rows: int = 0
 ) -> OnnxEngine:
-    """An engine for a serialised graph whose external initialisers are `arrays`.
+    """An engine for a graph. `apart`: the same with gate and up apart, its arrays views of the first one's.
+
+    One row and prompts take less time with gate and up apart; several rows gain more by products of one size.
 
     `few_rows`: bytes of the weights that kernels for a few rows would hold in an order of their own, 0 where they do
     not suit those. Where a device has such kernels, and there is room for both orders, both are made; if there is no
@@ -75,13 +69,13 @@ def start(
     if not few_rows:
         row = replace(row, many_rows_from=0)
     memory = _memory(row, options)
-    making = _Making(spec, model, arrays, options, few_rows)
+    making = _Making(spec, graph, options, few_rows, apart)
     _tell_room(memory, "begin")
     try:
         with tempfile.TemporaryDirectory(prefix="hyperlane-") as folder:
             sessions, values = _sessions(making, row, memory, Path(folder))
         # Other devices have copied the weights; what the host or CUDA computes with is what was given.
-        keep = (values, arrays if type(memory) is HostMemory else None)
+        keep = (values, graph.arrays if type(memory) is HostMemory else None)
         _tell_room(memory, "sessions")
         engine = OnnxEngine(spec, sessions, options, memory, keep)
         _tell_room(memory, "entries and buffers")
@@ -124,32 +118,21 @@ def _mib(nbytes: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Making:
-    """What sessions of one stage are made of."""
+    """What sessions of one stage are made of; `apart`: see `start`."""
 
     spec: StageSpec
-    model: bytes
-    arrays: Mapping[str, TypedArray]
+    graph: Graph
     options: EngineOptions
     few_rows: int
+    apart: Graph | None
 
     @property
     def nbytes(self) -> int:
         """Of the weights."""
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def given(self) -> _Weights:
-        """The weights as the host has them: a session for another device copies them."""
-        return _Weights({name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.arrays.items()})
-
-    def copied(self, memory: CudaMemory, folder: Path) -> _Weights:
-        """The weights on the device, once for all sessions; `folder` has to be there when they are made."""
-        (folder / APART).touch()
-        places = memory.copy_in([*self.arrays.values()])
-        found = zip(self.arrays.items(), places, strict=True)
-        return _Weights({name: _value_at(memory, place, array) for (name, array), place in found}, folder)
+        return sum(array.nbytes for array in self.graph.arrays.values())
 
     def session(
-        self, row: Provider, memory: Memory, weights: _Weights, tried: Sequence[int] | None = None
+        self, row: Provider, memory: Memory, weights: Weights, tried: Sequence[int] | None = None
     ) -> ort.InferenceSession:
         """A session; `tried`: with the kernels for many rows, timed for so many."""
         settings = _settings(self.spec.threads, self.options)
@@ -159,47 +142,7 @@ class _Making:
         if row.many_rows_from:
             settings.add_session_config_entry(MANY_ROWS, "0" if tried is None else "1")
             settings.add_session_config_entry(TRIED_ROWS, ",".join(map(str, tried or [1])))
-        return _session(self.model, settings, _providers(row, self.options, memory))
-
-
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    """A graph's external initialisers. `folder`: they are where they are used, and lie there; None: to be copied."""
-
-    values: Mapping[str, ort.OrtValue]
-    folder: Path | None = None
-
-    def add_to(self, settings: ort.SessionOptions) -> None:
-        """Let a session of these settings use them."""
-        if self.folder is None:
-            settings.add_external_initializers(list(self.values), list(self.values.values()))
-            return
-        settings.add_session_config_entry(FOLDER, str(self.folder))
-        for name, value in self.values.items():
-            settings.add_initializer(name, value)
-
-
-def _value_at(memory: CudaMemory, place: int, array: TypedArray) -> ort.OrtValue:
-    """What lies on the device as a value of ONNX Runtime's, which makes such values for the outputs of a binding."""
-    binding = _views().io_binding()
-    binding.bind_output("y", memory.provider, memory.index, array.dtype.type, array.shape, place)
-    return binding.get_outputs()[0]
-
-
-@functools.cache
-def _views() -> ort.InferenceSession:
-    return _session(_one_node(), _settings(1, EngineOptions()))
-
-
-def _one_node(op: str = "Identity", *inputs: str, kind: int = onnx.TensorProto.FLOAT) -> bytes:
-    """The smallest model: y, of any shape, is made of x."""
-    value = onnx.helper.make_tensor_value_info
-    node = onnx.helper.make_node(op, list(inputs) or ["x"], ["y"])
-    ends = [value("x", kind, None)], [value("y", kind, None)]
-    graph = onnx.helper.make_graph([node], "views", *ends)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
-    made: bytes = model.SerializeToString()
-    return made
+        return _session(weights.model, settings, _providers(row, self.options, memory))
 
 
 def _sessions(making: _Making, row: Provider, memory: Memory, folder: Path) -> tuple[Sessions, object]:
@@ -211,20 +154,20 @@ def _sessions(making: _Making, row: Provider, memory: Memory, folder: Path) -> t
     both = spec.slots >= row.many_rows_from and holds_twice(free, total, needed)
     if several and not both:
         # Those kernels take the weights in another order: ours would be held for nothing.
-        values, least = making.given(), min(row.least_rows, spec.slots)
+        values, least = given(making.graph), min(row.least_rows, spec.slots)
         tried = _tried_rows(spec, least, all_prompts=True)
         return Sessions(making.session(row, memory, values, tried), least=least), None
     if not isinstance(memory, CudaMemory):
-        values = making.given()
+        values = given(making.graph)
         return Sessions(making.session(row, memory, values)), values
-    values = making.copied(memory, folder)
+    together, apart = copied(making.graph, making.apart or making.graph, memory, folder)
     _tell_room(memory, "weights")
     if not several:
-        return Sessions(making.session(row, memory, values)), values
+        return Sessions(making.session(row, memory, apart)), apart
     with ThreadPoolExecutor(1, "session") as pool:
-        many = pool.submit(making.session, row, memory, values, _tried_rows(spec, row.many_rows_from))
-        usual = making.session(row, memory, values)
-        return Sessions(usual, many.result(), row.many_rows_from), values
+        many = pool.submit(making.session, row, memory, together, _tried_rows(spec, row.many_rows_from))
+        usual = making.session(row, memory, apart)
+        return Sessions(usual, many.result(), row.many_rows_from), (together, apart)
 
 
 def _tried_rows(spec: StageSpec, least: int, *, all_prompts: bool = False) -> list[int]:
@@ -297,7 +240,7 @@ def prepare(options: EngineOptions) -> None:
     with contextlib.suppress(LoadFailed, *ORT_ERRORS):
         ort.preload_dlls()
         device = [(row.ort_name, {"device_id": str(options.device_index)})]
-        _session(_one_node("MatMul", "x", "x", kind=onnx.TensorProto.FLOAT16), _settings(1, options), device).run(
+        _session(one_node("MatMul", "x", "x", kind=onnx.TensorProto.FLOAT16), _settings(1, options), device).run(
             None, {"x": x}
         )
 
