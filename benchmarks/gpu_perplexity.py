@@ -27,7 +27,7 @@ from hyperlane.stage.loading import load_engine
 from hyperlane.stage.options import REFERENCE, EngineOptions
 from hyperlane.store.ready_store import ReadyStore
 from hyperlane.testing.engines import InProcessPipeline
-from hyperlane.testing.perplexity import losses
+from hyperlane.testing.perplexity import window_losses
 
 
 def losses_on(path: Path, name: str, options: EngineOptions, windows: int, threads: int) -> npt.NDArray[np.float64]:
@@ -39,7 +39,7 @@ def losses_on(path: Path, name: str, options: EngineOptions, windows: int, threa
         (spec,) = stages_of(facts, (), Precision.RAW, size, threads)
         pipeline = InProcessPipeline(facts, [load_engine(spec, file, ReadyStore(Path(folder)), options)])
         try:
-            return losses(pipeline, golden, windows)
+            return np.concatenate([window_losses(pipeline, golden, at * size) for at in range(windows)])
         finally:
             pipeline.close()
 

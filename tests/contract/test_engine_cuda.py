@@ -28,7 +28,7 @@ MODELS = {
         layers=3, hidden=256, ffn=512, type="Q4_K", types={"attn_v": "Q6_K", "ffn_down": "Q5_K"}, embedding_type="Q4_K"
     ),
     "llama offsets as columns": TinyModel(
-        layers=2, hidden=2048, heads=16, kv_heads=4, ffn=2048, type="Q4_K", types={"ffn_down": "Q5_K"}
+        layers=3, hidden=2048, heads=16, kv_heads=4, ffn=2048, type="Q4_K", types={"ffn_down": "Q5_K"}
     ),
     "llama plain": TinyModel(layers=3, hidden=256, ffn=512, type="F16", embedding_type="F16"),
     "gemma3": TinyModel(family="gemma3", layers=3, hidden=256, ffn=512, type="Q5_0", types={"attn_v": "Q8_0"}),
