@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hyperlane.core import Row
 from hyperlane.stage.buffers import as_bytes
-from hyperlane.wire.candidates import candidate_block, candidates_bytes
+from hyperlane.wire.candidates import answer_bytes, candidate_block
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,10 +57,10 @@ class Answers:
         self._starts, self._widths = [], []
         self._bytes = 0
         for row in rows:
-            size = candidates_bytes((row,), self._vocab)
+            width = answer_bytes(row, self._vocab) if row.want else 0
             self._starts.append(self._bytes)
-            self._widths.append(size // len(row.want) if row.want else 0)
-            self._bytes += size
+            self._widths.append(width)
+            self._bytes += width * len(row.want)
         if self._bytes > self._memory.nbytes:
             self._memory = np.empty(self._bytes, np.uint8)
 

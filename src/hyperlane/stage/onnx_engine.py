@@ -221,9 +221,10 @@ class OnnxEngine:
 
     def _tell_lengths(self, binding: Binding, rows: Sequence[Row], batch: Batch) -> None:
         first = binding.shape.slot
-        binding.lengths[:] = self._lengths.of(first, binding.shape.batch)
+        lengths = self._lengths.of(first, binding.shape.batch)
         for index in batch.rows:
-            binding.lengths[rows[index].slot - first] = rows[index].start
+            lengths[rows[index].slot - first] = rows[index].start
+        binding.lengths[:] = lengths
 
     def _note_written(self, rows: Sequence[Row], batch: Batch) -> None:
         for index in batch.rows:
@@ -247,11 +248,12 @@ class OnnxEngine:
         binding, question = run.binding, run.binding.question
         if question is not None and run.asked:
             vocab = self._spec.model.vocab
+            lines = [one.line for one in run.asked]
+            question.wanted[lines] = [one.token for one in run.asked]
+            question.inverse_temperature[lines, 0] = [1.0 / one.row.temperature for one in run.asked]
             for one in run.asked:
-                question.wanted[one.line] = one.token
-                question.inverse_temperature[one.line, 0] = 1.0 / one.row.temperature
-                extra = one.row.extra_ids
-                question.extra[one.line, : len(extra)] = [one.line * vocab + token for token in extra]
+                if extra := one.row.extra_ids:
+                    question.extra[one.line, : len(extra)] = [one.line * vocab + token for token in extra]
         binding.push()
         binding.session.run_with_iobinding(binding.io, binding.options)
         binding.pull()
@@ -265,7 +267,7 @@ class OnnxEngine:
             lines = [one.line for one in run.asked]
             if not np.isfinite(question.answer.lse[lines]).all():
                 raise EngineFault(f"logits are not finite after layers {self._spec.layers}")
-            places = [Place(one.index, one.number) for one in run.asked]
+            places = [Place(one.at, one.number) for one in run.asked]
             self._answers.write(places, _lines_of(question.answer, lines))
         for written, base in run.moves:
             assert self._buffers.frame_out is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnxruntime as ort
 
@@ -54,15 +55,14 @@ class Sessions:
                 later.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A wanted position of a run: the `number`-th of row `index` of the frame, token `token` of the run.
+class Asked(NamedTuple):
+    """A wanted position of a run: the `number`-th of row `at` of the frame, token `token` of the run.
 
     `line`: which of the run's answers is its.
     """
 
     row: Row
-    index: int
+    at: int
     number: int
     token: int
     line: int

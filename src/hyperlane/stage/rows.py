@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from hyperlane.core import Row, StageSpec
 from hyperlane.errors import ProtocolError
+
+FIRST = (0,)
+"""What a decode row wants; within every row, since a row has a token."""
 
 
 class SlotLengths:
     """How many KV entries of each slot are in use. A row at position 0 begins anew; overwriting shortens nothing."""
 
     def __init__(self, slots: int) -> None:
-        self._lengths = np.zeros(slots, np.int32)
+        self._lengths = [0] * slots
 
-    def of(self, first: int, count: int) -> npt.NDArray[np.int32]:
+    def of(self, first: int, count: int) -> list[int]:
         """The lengths of a range of slots."""
         return self._lengths[first : first + count]
 
     def __getitem__(self, slot: int) -> int:
-        return int(self._lengths[slot])
+        return self._lengths[slot]
 
     def written(self, slot: int, start: int, end: int) -> None:
         """Entries `start` … `end` − 1 of a slot were written."""
-        self._lengths[slot] = end if start == 0 else max(end, self[slot])
+        lengths = self._lengths
+        if start == 0 or end > lengths[slot]:
+            lengths[slot] = end
 
     def copied(self, source: int, destination: int, count: int) -> None:
         """The first `count` entries were copied to another slot.
@@ -66,10 +68,14 @@ def _check_row(row: Row, spec: StageSpec, lengths: SlotLengths) -> None:
         raise ProtocolError(f"{row.count} tokens at position {row.start}, where a slot holds {spec.context}")
     if row.start > lengths[row.slot]:
         raise ProtocolError(f"slot {row.slot} goes on at {row.start}, but has {lengths[row.slot]} entries")
-    if not all(0 <= offset < row.count for offset in row.want) or list(row.want) != sorted(set(row.want)):
+    if row.want and row.want != FIRST and not _ascend(row.want, row.count):
         raise ProtocolError(f"wanted offsets {row.want[:8]} are not ascending within {row.count} tokens")
     if row.want and spec.is_last:
         _check_question(row, spec)
+
+
+def _ascend(offsets: Sequence[int], count: int) -> bool:
+    return all(0 <= offset < count for offset in offsets) and list(offsets) == sorted(set(offsets))
 
 
 def _check_question(row: Row, spec: StageSpec) -> None:
@@ -78,5 +84,5 @@ def _check_question(row: Row, spec: StageSpec) -> None:
         raise ProtocolError(f"{row.top_k} candidates of a vocabulary of {vocab}")
     if not row.temperature > 0:
         raise ProtocolError(f"temperature {row.temperature} of candidates; greedy rows say 1")
-    if not all(0 <= token < vocab for token in row.extra_ids):
+    if row.extra_ids and not all(0 <= token < vocab for token in row.extra_ids):
         raise ProtocolError(f"extra ids {row.extra_ids[:8]} are not within a vocabulary of {vocab}")

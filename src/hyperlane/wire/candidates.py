@@ -66,6 +66,11 @@ def candidates_bytes(rows: Sequence[Row], vocab: int) -> int:
     return WORD * words
 
 
+def answer_bytes(row: Row, vocab: int) -> int:
+    """Bytes of the answer to one wanted position of a row."""
+    return WORD * (vocab if row.whole_logits else 2 + 2 * row.top_k + len(row.extra_ids))
+
+
 def candidate_block(buffer: memoryview, positions: int, top_k: int, extra: int) -> CandidateBlock:
     """Views into writable bytes that begin with `positions` answers of one shape; writing to them fills the bytes."""
     width = 2 + 2 * top_k + extra
