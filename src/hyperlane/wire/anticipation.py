@@ -45,7 +45,13 @@ STRIKES = 12
 FRAMES_WITHOUT = 16
 """For how many frames nobody watches once the processor was wanted by others."""
 
-_yield = getattr(os, "sched_yield", lambda: None)
+step_aside: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+"""Let another process run that waits for this processor.
+
+Those that looked for a frame side by side may sit on one processor while another has just become idle: the system
+leaves what ran a moment ago where its caches are. So who has sent a frame steps aside once before it goes on; else its
+receiver waits until the sender has nothing more to do.
+"""
 
 
 class Anticipation:
@@ -126,7 +132,7 @@ def await_frame(
             rehearse()
             again_s = time.perf_counter() + REHEARSE_EVERY_S
             continue
-        _yield()
+        step_aside()
         if time.perf_counter() - now_s > TAKEN_S:
             expected.taken()
             return ready(rest_s)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from hyperlane.core import Address
 from hyperlane.errors import EngineFault, HyperlaneError, LinkBroken, LinkClosed, LinkError
-from hyperlane.wire.anticipation import Anticipation, await_frame
+from hyperlane.wire.anticipation import Anticipation, await_frame, step_aside
 from hyperlane.wire.codec import bye, encode
 from hyperlane.wire.dial import dial
 from hyperlane.wire.frame import Copy, Fault, Frame, Hello
@@ -107,8 +107,10 @@ class TcpRing:
             self._backlog += buffers
         else:
             self._backlog = buffers
-            self._sent_s = time.perf_counter()
+            alone, self._sent_s = self._heard_s == self._sent_s, time.perf_counter()
             self._flush()
+            if alone:
+                step_aside()
             if self._unsent():
                 self._selector.modify(self._up, selectors.EVENT_READ | selectors.EVENT_WRITE)
 

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from hyperlane.errors import LinkBroken, LinkClosed, LinkError, ProtocolError
-from hyperlane.wire.anticipation import Anticipation, await_frame
+from hyperlane.wire.anticipation import Anticipation, await_frame, step_aside
 from hyperlane.wire.codec import bye, encode, size_of
 from hyperlane.wire.frame import Message, Sendable
 from hyperlane.wire.limits import Terms
@@ -61,6 +61,7 @@ class TcpLink:
                     sent = send_some(self._sock, buffers)
             except OSError as error:
                 raise self._error("sending to", error) from error
+        step_aside()
 
     def recv(self, place: PlacePayload) -> Message:
         """As `Link.recv`."""

@@ -112,7 +112,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     def make(arrives_s: float) -> Clock:
         clock = Clock(arrives_s)
         monkeypatch.setattr(time, "perf_counter", clock.read)
-        monkeypatch.setattr(anticipation, "_yield", clock.give)
+        monkeypatch.setattr(anticipation, "step_aside", clock.give)
         return clock
 
     return make
