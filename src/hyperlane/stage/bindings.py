@@ -125,7 +125,9 @@ class Binding:
 
     def __del__(self) -> None:
         """Give the block back: only now does nothing refer to it."""
-        self._memory.give_back(self._block)
+        block = getattr(self, "_block", None)  # there is none where memory had no room for it
+        if block is not None:
+            self._memory.give_back(block)
 
     def bind_cache(self, arena: KvArena) -> None:
         """Bind the slots' KV entries, past and present the same memory."""

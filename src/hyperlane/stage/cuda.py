@@ -111,7 +111,9 @@ class _Calls:
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self.library, name)(*arguments)
         if code:
-            raise CudaError(f"{name} on device {self.index}: {self.library.cudaGetErrorString(code).decode()}")
+            said = self.library.cudaGetErrorString(code).decode()
+            self.library.cudaGetLastError()  # else whoever asks for it next, as kernels do, takes it for their own
+            raise CudaError(f"{name} on device {self.index}: {said}")
 
 
 @dataclass(frozen=True, slots=True)

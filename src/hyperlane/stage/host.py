@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hyperlane.core import Address, HeadId, NodeId
 from hyperlane.errors import DoesNotFit, HyperlaneError, LoadFailed, NotTrusted, ProtocolError, WorkerBusy
 from hyperlane.stage.engine import Engine
+from hyperlane.stage.failures import let_go
 from hyperlane.stage.lease import LEASE_S, Lease
 from hyperlane.stage.orders import HostHealth, LinkPeers, LoadOrder, LoadProgress, StageKey
 from hyperlane.stage.stage import Stage, StageHealth, StageState
@@ -138,9 +139,11 @@ class StageHost:
 
         try:
             engine = loading.held.hand_over() if loading.held else self._load_engine(order, checked)
-        except HyperlaneError:
+        except HyperlaneError as error:
+            let_go(error)
             raise
         except Exception as error:  # the supervisor of a load: libraries fail in ways of their own
+            let_go(error)
             log.exception("%s could not be loaded", order.key)
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
                 raise LoadFailed(self._starved_text(order, error)) from error

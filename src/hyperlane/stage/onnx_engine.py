@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ class OnnxEngine:
             self._answers.begin(rows)
             self._memory.wait()
         except ORT_ERRORS as error:
+            with contextlib.suppress(*ORT_ERRORS):
+                self._memory.wait()  # the runs that were begun read what the next step is about to write
             raise EngineFault(f"the engine failed on layers {self._spec.layers}: {error}") from error
         for run in self._begun:
             self._finish(run)

@@ -20,6 +20,7 @@ from hyperlane.errors import EngineFault, LoadFailed
 from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.arena import kv_bytes
 from hyperlane.stage.cuda import CudaError, CudaMemory
+from hyperlane.stage.failures import let_go
 from hyperlane.stage.initialisers import Graph, read_packed
 from hyperlane.stage.later import Later
 from hyperlane.stage.memory import HostMemory, Memory
@@ -72,27 +73,27 @@ def start(
         row = replace(row, many_rows_from=0)
     memory = _memory(row, options)
     making = _Making(spec, graph, options, few_rows, apart)
-    _tell_room(memory, "begin")
     try:
-        with tempfile.TemporaryDirectory(prefix="hyperlane-") as folder:
-            sessions, values = _sessions(making, row, memory, Path(folder))
-        # Other devices have copied the weights; what the host or CUDA computes with is what was given.
-        keep = (values, graph.arrays if type(memory) is HostMemory else None)
-        _tell_room(memory, "sessions")
-        engine = OnnxEngine(spec, sessions, options, memory, keep)
-        _tell_room(memory, "entries and buffers")
-        if memory.captures:
-            engine.warm_up()
-            _tell_room(memory, "first steps")
-    except _FAILURES as error:
+        return _engine(making, row, memory)
+    except (LoadFailed, MemoryError, *_FAILURES) as error:
+        let_go(error)
         memory.close()
+        if isinstance(error, MemoryError):
+            raise
         raise LoadFailed(_refusal(making, memory, error)) from error
-    except MemoryError:
-        memory.close()
-        raise
-    except LoadFailed as error:
-        memory.close()
-        raise LoadFailed(_refusal(making, memory, error)) from error
+
+
+def _engine(making: _Making, row: Provider, memory: Memory) -> OnnxEngine:
+    with tempfile.TemporaryDirectory(prefix="hyperlane-") as folder:
+        sessions, values = _sessions(making, row, memory, Path(folder))
+    # Other devices have copied the weights; what the host or CUDA computes with is what was given.
+    keep = (values, making.graph.arrays if type(memory) is HostMemory else None)
+    _tell_room(memory, "sessions")
+    engine = OnnxEngine(making.spec, sessions, making.options, memory, keep)
+    _tell_room(memory, "entries and buffers")
+    if memory.captures:
+        engine.warm_up()
+        _tell_room(memory, "first steps")
     return engine
 
 

@@ -62,6 +62,14 @@ def test_a_device_is_told_apart_by_where_it_sits(library):
     assert [cuda.device_bus(index) for index in (0, 1)] == ["0000:1b:00.0", "0000:1c:00.0"]
 
 
+def test_a_failed_call_leaves_no_error_behind_for_those_who_ask_next(library):
+    memory = cuda.CudaMemory(0)
+    library.cudaMalloc = lambda *arguments: 2
+    with pytest.raises(cuda.CudaError, match="cudaMalloc on device 0: made up"):
+        memory.entries((2, 1, 4, 8), "float16")
+    assert library.landed[-1] == ("cudaGetLastError", 0)
+
+
 def test_a_device_that_is_not_there_is_an_error_with_its_name(library):
     with pytest.raises(cuda.CudaError, match="cudaSetDevice on device 7: made up"):
         cuda.CudaMemory(7)
