@@ -75,7 +75,7 @@ def start(
     making = _Making(spec, graph, options, few_rows, apart)
     try:
         return _engine(making, row, memory)
-    except (LoadFailed, MemoryError, *_FAILURES) as error:
+    except _FAILURES as error:
         let_go(error)
         memory.close()
         if isinstance(error, MemoryError):
@@ -265,7 +265,7 @@ def _providers(row: Provider, options: EngineOptions, memory: Memory) -> list[st
     return [(row.ort_name, settings), "CPUExecutionProvider"]
 
 
-_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, CudaError, EngineFault)
+_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, CudaError, EngineFault, LoadFailed, MemoryError)
 
 
 class OnnxPacker:
