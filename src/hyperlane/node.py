@@ -17,6 +17,7 @@ from typing import Self
 from hyperlane.cluster import machine
 from hyperlane.cluster.background import BackgroundLoop
 from hyperlane.cluster.cost import stage_cost
+from hyperlane.cluster.devices.own import own_devices, own_threads
 from hyperlane.cluster.discovery.around import Surroundings
 from hyperlane.cluster.discovery.finding import Lookout
 from hyperlane.cluster.discovery.machine_hash import machine_hash
@@ -196,8 +197,7 @@ class _Cluster:
         self._opened = open_asked(config.model, library, digests, _download_report(report), whole=whole)
         self.model = self._opened.model
         parts.callback(self._opened.close)
-        options = _local_options(config, worker_command, self._trust, reached=self._expected() > 0)
-        self._local = LocalWorkers(config.local_worker_count, options)
+        self._local = LocalWorkers(_local_options(config, worker_command, self._trust, reached=self._expected() > 0))
         parts.callback(self._local.close)
         report(Progress("head", f"reading {self._opened.name}"))
         self.facts = replace(facts_of(self.model, config.weights), name=self._opened.name)
@@ -222,7 +222,7 @@ class _Cluster:
 
     def crew(self) -> Crew:
         """Waits for the local workers, then knows all."""
-        if self._config.local_worker_count:
+        if self._local.count:
             self._report(Progress("head", "starting local workers"))
         found = self._look()
         # Those on loopback first: each stage dials the next one, and nobody else could dial them.
@@ -265,7 +265,7 @@ class _Cluster:
     def _expected(self) -> int:
         """How many nodes of this cluster may be found; none when workers are named, or nobody looks."""
         config = self._config
-        if self._looking is None or self._trust is None or config.workers or config.local_workers is not None:
+        if self._looking is None or self._trust is None or config.names_workers:
             return 0
         members = sum(member.removed_at is None for member in self._trust.members.all())
         return max(members, len(self._looking.config.addresses))
@@ -317,17 +317,16 @@ class _Cluster:
 
 def _local_options(
     config: ServeConfig, command: tuple[str, ...] | None, trust: HeadTrust | None, *, reached: bool
-) -> LocalWorkerOptions:
+) -> list[LocalWorkerOptions]:
     # Workers of other machines must reach those of this one, and then only encrypted.
     reached = reached or any(not machine.is_loopback(address.host) for address in config.workers)
-    options = LocalWorkerOptions(
-        threads=config.local_threads(usable_cores()),
-        device=config.device,
-        memory=config.memory,
-        paths=config.paths,
-        credentials=trust.local_worker() if trust is not None and reached else None,
-    )
-    return options if command is None else replace(options, command=command)
+    credentials = trust.local_worker() if trust is not None and reached else None
+    places = own_devices(config)
+    options = [
+        LocalWorkerOptions(threads, device, config.memory, config.paths, credentials)
+        for device, threads in zip(places, own_threads(config, places, usable_cores()), strict=True)
+    ]
+    return options if command is None else [replace(one, command=command) for one in options]
 
 
 def _download_report(report: Report) -> Callable[[int, int], None]:

@@ -12,8 +12,11 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
+from hyperlane import config
 from hyperlane.core import Address
+from hyperlane.node import start_serving
 from hyperlane.testing.program import Program
+from hyperlane.testing.toy_cluster import answer
 
 QUIET = {"HYPERLANE_DISCOVERY_MDNS": "no", "HYPERLANE_JOIN_LISTEN": "127.0.0.1:0"}
 READY = re.compile(r"\[(\S+)\] worker (\S+) is ready at (\S+) \(process (\d+)\)")
@@ -85,3 +88,11 @@ def test_a_worker_that_is_killed_comes_again_and_none_outlives_the_command(tmp_p
         os.kill(program.pid, signal.SIGKILL)
         _, left = psutil.wait_procs(family, timeout=20)
         assert left == []
+
+
+def test_serve_starts_a_worker_for_each_of_its_own_devices(tiny_model):
+    with start_serving(config.load(config.ServeConfig, model=tiny_model, devices=("cpu", "cpu"), slots=2)) as serving:
+        stages = serving.plan.stages
+        assert [stage.worker.device for stage in stages] == ["cpu", "cpu"]
+        assert len({stage.worker.control for stage in stages}) == 2
+        assert answer(serving)

@@ -95,7 +95,7 @@ def test_a_worker_that_runs_stages_is_not_measured_but_measures_its_paths(serve,
 def test_a_cluster_is_measured_whole_and_once(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("HYPERLANE_HOME", str(tmp_path))
     options = LocalWorkerOptions(1, "auto", None, config.load(config.Paths), command=TOY)
-    workers = LocalWorkers(2, options)
+    workers = LocalWorkers([options] * 2)
     try:
         facts, progress = asyncio.run(measured(workers.addresses(), shape_of(tiny_model, "Q4_0")))
     finally:

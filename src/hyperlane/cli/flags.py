@@ -61,6 +61,9 @@ class ServeFlags:
     chat_template: Annotated[Path | None, _option(ServeConfig, "chat_template", metavar="FILE")] = None
     weights: Annotated[str | None, _option(ServeConfig, "weights", metavar="FORM", rich_help_panel=_CLUSTER)] = None
     device: Annotated[str | None, _option(ServeConfig, "device", metavar="NAME", rich_help_panel=_CLUSTER)] = None
+    devices: Annotated[
+        str | None, _option(ServeConfig, "devices", metavar="all|0,2|NAME,…", rich_help_panel=_CLUSTER)
+    ] = None
     memory: Annotated[str | None, _option(ServeConfig, "memory", metavar="SIZE", rich_help_panel=_CLUSTER)] = None
     measure: Annotated[
         str | None, _option(ServeConfig, "measure", metavar="auto|again|never", rich_help_panel=_PLAN)

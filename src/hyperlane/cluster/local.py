@@ -29,7 +29,7 @@ LOGS_KEPT = 20
 
 @dataclass(frozen=True, slots=True)
 class LocalWorkerOptions:
-    """What every worker of this machine is started with. `memory`: bytes each may use, None: what is free.
+    """What a worker of this machine is started with. `memory`: bytes each may use, None: what is free.
 
     `credentials`: a folder with their certificate, if workers of other machines must reach them.
     """
@@ -56,19 +56,25 @@ class LocalWorkerOptions:
 
 
 class LocalWorkers:
-    """So many worker processes; `close` ends them all, also those that never came up. For any thread."""
+    """Worker processes, one for each of the options; `close` ends them, also what never came up. For any thread."""
 
-    def __init__(self, count: int, options: LocalWorkerOptions) -> None:
+    def __init__(self, options: Sequence[LocalWorkerOptions]) -> None:
         """Start them all; `addresses` waits until they are ready."""
-        prune_logs(options.paths.state / "logs")
-        self._options = options
+        for folder in {one.paths.state / "logs" for one in options}:
+            prune_logs(folder)
+        self._options = tuple(options)
         self._guard = threading.Lock()
         self._started = 0
-        self._children = [self._start() for _ in range(count)]
+        self._children = [self._start(one) for one in options]
         self._addresses: list[Address] = []
         self._starting: list[Child] = []
         self._deaths: tuple[float, ...] = ()
         self._let_be = False
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._options)
 
     def addresses(self, within_s: float = READY_WITHIN_S) -> Sequence[Address]:
         """Wait until all are ready; their control addresses, in the order in which they were started.
@@ -144,15 +150,15 @@ class LocalWorkers:
             return False
         for index in dead:
             self._children[index].kill()
-            self._children[index] = self._start()
+            self._children[index] = self._start(self._options[index])
         self._starting = [self._children[index] for index in dead]
         return True
 
-    def _start(self) -> Child:
+    def _start(self, options: LocalWorkerOptions) -> Child:
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{self._started}"
         self._started += 1
-        log_file = self._options.paths.state / "logs" / f"worker-{stamp}.log"
-        return Child(self._options.arguments(), log_file, self._options.environ())
+        log_file = options.paths.state / "logs" / f"worker-{stamp}.log"
+        return Child(options.arguments(), log_file, options.environ())
 
     def obituary(self, within_s: float = 0.5) -> str:
         """How those ended that did, with their last words; empty when all run.

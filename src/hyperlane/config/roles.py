@@ -116,6 +116,12 @@ class ServeConfig(Checked):
         None, values.path, "file with a Jinja chat template to use; unset: the one in the model's file"
     )
     device: str = setting("auto", values.device, "device of the local workers")
+    devices: tuple[str, ...] = setting(
+        (),
+        values.devices,
+        "a local worker for each: all (every GPU), numbers of GPUs or names, as in 0,2 or cuda:0,cpu; cpu may be there "
+        "several times. Unset: all, if there are several GPUs and no number or other worker is given",
+    )
     memory: int | None = setting(
         None, values.size, "bytes that each local worker may use; unset: what is free, divided among them"
     )
@@ -185,14 +191,14 @@ class ServeConfig(Checked):
         return asked + 1 if asked and self.spare else asked
 
     @property
+    def names_workers(self) -> bool:
+        """Whether it says which workers there are."""
+        return bool(self.workers or self.devices or self.local_workers is not None)
+
+    @property
     def uses_all(self) -> bool:
         """Whether no worker is to be left out of the plan."""
-        return self.use == "all" or (self.use is None and bool(self.workers or self.local_workers is not None))
-
-    def local_threads(self, cores: int) -> int:
-        """Compute threads of each local worker on a machine with so many usable cores."""
-        computing = self.local_worker_count - self.spare  # a spare does nothing while the others do
-        return self.threads or max(1, cores // max(1, computing))
+        return self.use == "all" or (self.use is None and self.names_workers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,8 @@ def start(
     except _FAILURES as error:
         let_go(error)
         memory.close()
-        if isinstance(error, MemoryError):
-            raise
+        if isinstance(error, MemoryError) and type(memory) is HostMemory:
+            raise  # this machine's; a device says so in the same words
         raise LoadFailed(_refusal(making, memory, error)) from error
 
 

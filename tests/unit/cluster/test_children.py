@@ -114,7 +114,7 @@ def test_old_logs_are_removed_and_the_newest_kept(tmp_path):
 
 def test_this_machines_own_workers_are_named_by_number_in_a_placement(tmp_path):
     options = LocalWorkerOptions(1, "auto", None, Paths.under(tmp_path), command=(sys.executable, "-c", ANNOUNCE, "--"))
-    workers = LocalWorkers(1, options)
+    workers = LocalWorkers([options])
     try:
         (address,) = workers.addresses()
         assert workers.named(["local0=0:4", "desk:7420=4:8"]) == (f"{address}=0:4", "desk:7420=4:8")

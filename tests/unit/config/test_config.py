@@ -140,12 +140,6 @@ def test_one_local_worker_starts_unless_others_are_given(config, count):
     assert config.local_worker_count == count
 
 
-def test_cores_are_divided_among_local_workers_and_each_has_one_at_least():
-    assert ServeConfig(local_workers=2).local_threads(8) == 4
-    assert ServeConfig(local_workers=4).local_threads(2) == 1
-    assert ServeConfig(local_workers=4, threads=3).local_threads(2) == 3
-
-
 @pytest.mark.parametrize(
     ("text", "size"), [("4GiB", 4 << 30), ("512M", 512 << 20), ("1.5 kb", 1536), ("77", 77), (77, 77)]
 )
