@@ -1,12 +1,14 @@
 """Hours of steady and bursty load with a fault every minute: is memory flat, do answers stay as quick.
 
     python benchmarks/soak.py [--hours 1] [--model smollm2-135m] [--workers 3] [--rest 6] [--every 60] [--json FILE]
+    python benchmarks/soak.py --read FILE
 
 As `benchmarks/chaos.py`, but slowly: clients rest between requests, and every few minutes they do not for a while.
 Faults that end a process happen to the last worker alone, so that the memory of the others is seen all along; all else
 happens to all. The memory of every process is read, mapped files aside; its slope is that of a straight line through
-what was read, the first minutes aside. Prints the slopes and the latencies by hour (`--window` minutes); ends with 1 if
-an answer was wrong, lost or late for ever, or if any process holds more at the end than at the beginning. Linux.
+what was read, the first minutes aside, and of one through the last third of that, where what only fills up is full.
+Prints the slopes and the latencies by hour (`--window` minutes); ends with 1 if an answer was wrong, lost or late for
+ever, or if any process holds more at the end than at the beginning. Linux.
 """
 
 from __future__ import annotations
@@ -41,6 +43,16 @@ BURST_EVERY_S, BURST_S = 300.0, 20.0
 MIB = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """Of a process: so many samples, MiB per hour over all and over their last third, MiB at the end."""
+
+    samples: int
+    whole: float
+    last_third: float | None
+    end: float
+
+
 @dataclass(slots=True)
 class Diary:
     """What was read: seconds since the start, and levels of processes by name and number."""
@@ -56,8 +68,14 @@ class Diary:
         named = {f"{name} ({one.pid})": found[one.pid] for name, one in processes.items() if one.pid in found}
         self.samples.append((time.monotonic() - self.began_s, named))
 
-    def slopes(self) -> dict[str, tuple[int, float, float]]:
-        """By process: samples, MiB per hour, and its last MiB."""
+    @classmethod
+    def read(cls, path: Path) -> Diary:
+        """The samples that `--json` wrote."""
+        samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
+        return cls(samples=[(at_s, {name: Level(**held) for name, held in found.items()}) for at_s, found in samples])
+
+    def slopes(self) -> dict[str, Slope]:
+        """By process, of those that lived long enough."""
         points: dict[str, list[tuple[float, float]]] = {}
         for at_s, found in self.samples:
             for name, level in found.items():
@@ -66,13 +84,18 @@ class Diary:
         for name, known in points.items():
             settled = [point for point in known if point[0] > known[0][0] + SETTLING_S]
             if len(settled) >= ENOUGH:
-                slopes[name] = (len(settled), slope_per_hour(settled), settled[-1][1])
+                last = settled[-len(settled) // 3 :]
+                at_last = slope_per_hour(last) if len(last) >= ENOUGH else None
+                slopes[name] = Slope(len(settled), slope_per_hour(settled), at_last, settled[-1][1])
         return slopes
 
 
 def main() -> None:
     """Run, and print what it showed."""
     options = _options()
+    if options.read:
+        _again(options)
+        return
     hours = f"{options.hours:g} hours, a fault every {options.every:g} s, seed {options.seed}"
     title = (
         f"{hours}, {options.model}, {options.workers} workers, {options.needed} needed at least; {describe_machine()}"
@@ -100,13 +123,23 @@ def main() -> None:
     sys.exit(1 if problems else 0)
 
 
+def _again(options: argparse.Namespace) -> None:
+    """The memory of an earlier soak, from what it has kept."""
+    text = memory_table(Diary.read(options.read))
+    print(text)
+    if options.docs:
+        write_figures(options.docs, f"soak {options.model} memory", text)
+
+
 def memory_table(diary: Diary) -> str:
     """Slopes: the head's, and those of all worker processes that lived long enough together."""
     slopes = diary.slopes()
-    rows = [f"{'process':<24} {'minutes':>8} {'MiB per hour':>13} {'MiB at the end':>15}"]
-    for name, (count, slope, last) in slopes.items():
-        rows.append(f"{name:<24} {count * SAMPLE_S / 60:>8.0f} {slope:>13.2f} {last:>15.1f}")
-    workers = [slope for name, (_, slope, _) in slopes.items() if not name.startswith("head")]
+    rows = [f"{'process':<24} {'minutes':>8} {'MiB per hour':>13} {'in the last third':>18} {'MiB at the end':>15}"]
+    for name, slope in slopes.items():
+        minutes = slope.samples * SAMPLE_S / 60
+        last = "" if slope.last_third is None else f"{slope.last_third:.2f}"
+        rows.append(f"{name:<24} {minutes:>8.0f} {slope.whole:>13.2f} {last:>18} {slope.end:>15.1f}")
+    workers = [slope.whole for name, slope in slopes.items() if not name.startswith("head")]
     if workers:
         rows.append(f"{'median of the workers':<24} {'':>8} {median(workers):>13.2f}")
     return "\n".join(rows)
@@ -178,6 +211,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--window", type=float, default=60.0, help="minutes of a line of the latencies")
     parser.add_argument("--docs", type=Path, help="a page to write what was found into, between its marks")
     parser.add_argument("--json", type=Path, help="write all that was read here")
+    parser.add_argument("--read", type=Path, help="run nothing; print the memory of an earlier soak that wrote this")
     return parser.parse_args()
 
 
