@@ -55,8 +55,10 @@ class StageTiming:
     """What one stage says of one frame, in microseconds of its own clock; the head needs no common clock.
 
     `waited_us`: from being ready to receive until the frame's header was there. `computed_us`: engine time.
-    `overhead_us`: everything else between the header's arrival and the start of the send.
-    `previous_send_us`: how long sending the frame before this one took. `sent_bytes`: of the frame being passed on.
+    `overhead_us`: everything else between the header's arrival and the start of the send, but of what came while the
+    frame before it was computed only what lies after that.
+    `previous_send_us`: how long sending the frame before this one held the stage up. `sent_bytes`: of the frame being
+    passed on.
     """
 
     stage: int

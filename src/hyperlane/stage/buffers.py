@@ -34,6 +34,7 @@ class Buffers:
     `frame_in` and `frame_out` hold a whole frame; `slots_in` and `slots_out` one token of each slot, by slot, so that
     a range of slots is contiguous. `frame_out` and `slots_out` are None on a last stage.
     `aside`: where a run that takes one-token rows and a prompt's piece has both, in `frame_in` and `frame_out`.
+    `banks`: where a frame's tokens begin in these two, for each of its banks.
     """
 
     frame_in: Values
@@ -41,12 +42,14 @@ class Buffers:
     frame_out: Values | None
     slots_out: Values | None
     aside: int
+    banks: tuple[int, int]
 
     @classmethod
     def make(cls, spec: StageSpec, memory: Memory, element: ElementType) -> Buffers:
         """Buffers for a stage's largest frame."""
         aside = spec.max_step_tokens + MOST_STAND_INS
-        tokens = aside + spec.slots + RUN_TOKENS + 1
+        second = aside + spec.slots + RUN_TOKENS + 1
+        tokens = second + aside
 
         def hidden(count: int, precision: Precision) -> Values:
             if not precision.packs:
@@ -60,7 +63,7 @@ class Buffers:
         def passed(count: int) -> Values | None:
             return None if spec.is_last else hidden(count, spec.precision_out)
 
-        return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots), aside)
+        return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots), aside, (0, second))
 
     @property
     def nbytes(self) -> int:

@@ -25,18 +25,22 @@ class Engine(Protocol):
         """Bytes of the KV arena and buffers, as counted when they were made."""
         ...
 
-    def input_buffer(self, rows: Sequence[Row]) -> memoryview:
+    def input_buffer(self, rows: Sequence[Row], bank: int | None = None) -> memoryview:
         """Writable bytes that the payload of a frame with these rows must be received into, exactly as long.
 
         Valid until the next call. Raises ProtocolError when the rows exceed slots, context or tokens a step.
+
+        `bank`: 0 or 1, for large frames, so that one is received and another sent while a step is computed. Such a
+        buffer lasts until the next call for the same bank, and may be asked for and filled by another thread while a
+        step of the other bank runs. Of its rows only the number of tokens is checked here, the rest by `step`.
         """
         ...
 
-    def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
-        """Compute the frame whose payload was received into `input_buffer(rows)`; rows may be ragged, in any order.
+    def step(self, rows: Sequence[Row], bank: int | None = None) -> Sequence[memoryview]:
+        """Compute the frame whose payload was received into `input_buffer(rows, bank)`; rows may be ragged.
 
-        Returns the payload to send on, rows in frame order, valid until the next call. A row in which nothing is
-        wanted adds nothing to a last stage's payload.
+        Returns the payload to send on, rows in frame order, valid until the next call; hidden states in a bank until
+        the next call with that bank. A row in which nothing is wanted adds nothing to a last stage's payload.
 
         Raises:
             EngineFault: the device failed, or a value is not finite. KV entries of these rows are then undefined.

@@ -25,7 +25,7 @@ from hyperlane.stage.onnx_errors import ORT_ERRORS
 from hyperlane.stage.onnx_runs import Asked, Run, Sessions
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import provider_of
-from hyperlane.stage.rows import SlotLengths, check_rows
+from hyperlane.stage.rows import SlotLengths, check_rows, check_size
 from hyperlane.stage.runs import Batch, Piece, Runs, arrange, bucket, run_tokens
 
 NOT_CAPTURED = "-1"
@@ -68,6 +68,8 @@ class OnnxEngine:
         self._answers = Answers(spec.model.vocab)
         self._bindings = BindingCache(self._bind)
         self._begun: list[Run] = []
+        self._first = 0
+        """Where the tokens of the frame that is computed begin in the frames' buffers."""
 
     @property
     def element(self) -> ElementType:
@@ -79,18 +81,26 @@ class OnnxEngine:
         """Bytes of the KV arena and the buffers; those of the arena are taken from the system as they are used."""
         return self._arena.nbytes + self._buffers.nbytes
 
-    def input_buffer(self, rows: Sequence[Row]) -> memoryview:
+    def input_buffer(self, rows: Sequence[Row], bank: int | None = None) -> memoryview:
         """See `Engine`; a frame whose rows are one token of neighbouring slots lands where it is computed."""
-        check_rows(rows, self._spec, self._lengths)
         tokens = _tokens(rows)
+        if bank is not None:
+            check_size(rows, self._spec)
+            first = self._buffers.banks[bank]
+            return as_bytes(self._buffers.frame_in[first : first + tokens])
+        check_rows(rows, self._spec, self._lengths)
         if _is_slot_range(rows):
             return as_bytes(self._buffers.slots_in[rows[0].slot : rows[0].slot + tokens])
         return as_bytes(self._buffers.frame_in[:tokens])
 
-    def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
+    def step(self, rows: Sequence[Row], bank: int | None = None) -> Sequence[memoryview]:
         """See `Engine`."""
         self._begun.clear()
-        direct = _is_slot_range(rows)
+        direct = bank is None and _is_slot_range(rows)
+        self._first = 0
+        if bank is not None:
+            check_rows(rows, self._spec, self._lengths)
+            self._first = self._buffers.banks[bank]
         if self._spec.is_first:
             self._check_tokens(rows, direct)
         try:
@@ -159,7 +169,7 @@ class OnnxEngine:
 
     def _run_piece(self, rows: Sequence[Row], piece: Piece) -> None:
         """Some tokens of one row."""
-        row, at = rows[piece.row], piece.base + piece.offset
+        row, at = rows[piece.row], self._first + piece.base + piece.offset
         asked = _asked_of(rows, piece)
         run = RunShape(row.slot, 1, piece.run, at, singly=piece.singly and piece.run > 1)
         binding = self._bindings.get(self._shape(run, asked))
@@ -170,14 +180,14 @@ class OnnxEngine:
         else:
             binding.lengths[0] = start + piece.run - 1
         binding.total[()] = int(binding.lengths.max()) + 1
-        self._buffers.frame_in[_tokens(rows) : at + piece.run] = 0
+        self._buffers.frame_in[self._first + _tokens(rows) : at + piece.run] = 0
         self._begin(Run(binding, asked))
         self._lengths.written(row.slot, row.start, start + piece.count)
 
     def _run_both(self, rows: Sequence[Row], batch: Batch, piece: Piece) -> None:
         """One token of each of several rows and some tokens of another one, which share all but attention."""
-        row, bases, size = rows[piece.row], _bases(rows), batch.size
-        start, at, aside = row.start + piece.offset, piece.base + piece.offset, self._buffers.aside
+        row, bases, size, aside = rows[piece.row], _bases(rows, self._first), batch.size, self._buffers.aside
+        start, at = row.start + piece.offset, self._first + piece.base + piece.offset
         self._lengths.written(row.slot, row.start, start + piece.count)
         wanting = [Asked(rows[i], i, 0, rows[i].slot - batch.first, n) for n, i in enumerate(_wanting(rows, batch))]
         asked = [*wanting, *_asked_of(rows, piece, size, len(wanting))]
@@ -188,7 +198,7 @@ class OnnxEngine:
         self._tell_lengths(binding, rows, batch)
         binding.total[()] = int(binding.lengths.max()) + 1
         given = self._buffers.frame_in
-        given[_tokens(rows) : at + piece.run] = 0
+        given[self._first + _tokens(rows) : at + piece.run] = 0
         given[aside : aside + size] = 0
         for index in batch.rows:
             given[aside + rows[index].slot - batch.first] = given[bases[index]]
@@ -202,7 +212,7 @@ class OnnxEngine:
 
     def _run_batch(self, rows: Sequence[Row], batch: Batch, direct: bool) -> None:
         """One token of each of several rows; slots without a row write to their first unused entry."""
-        bases, buffers = _bases(rows), self._buffers
+        bases, buffers = _bases(rows, self._first), self._buffers
         if not direct:
             for index in batch.rows:
                 buffers.slots_in[rows[index].slot] = buffers.frame_in[bases[index]]
@@ -278,7 +288,7 @@ class OnnxEngine:
 
     def _check_tokens(self, rows: Sequence[Row], direct: bool) -> None:
         count = _tokens(rows)
-        tokens = self._buffers.slots_in[rows[0].slot :] if direct else self._buffers.frame_in
+        tokens = self._buffers.slots_in[rows[0].slot :] if direct else self._buffers.frame_in[self._first :]
         if not 0 <= int(tokens[:count].min()) <= int(tokens[:count].max()) < self._spec.model.vocab:
             raise ProtocolError(f"token ids beyond a vocabulary of {self._spec.model.vocab}")
 
@@ -334,7 +344,7 @@ class OnnxEngine:
         assert buffers.slots_out is not None
         if direct:
             return as_bytes(buffers.slots_out[rows[0].slot : rows[0].slot + tokens])
-        return as_bytes(buffers.frame_out[:tokens])
+        return as_bytes(buffers.frame_out[self._first : self._first + tokens])
 
 
 def _asked_of(rows: Sequence[Row], piece: Piece, token: int = 0, line: int = 0) -> list[Asked]:
@@ -370,9 +380,9 @@ def _tokens(rows: Sequence[Row]) -> int:
     return sum(row.count for row in rows)
 
 
-def _bases(rows: Sequence[Row]) -> list[int]:
-    """Where each row's tokens begin in the frame."""
-    bases, base = [], 0
+def _bases(rows: Sequence[Row], first: int = 0) -> list[int]:
+    """Where each row's tokens begin, those of the frame at `first`."""
+    bases, base = [], first
     for row in rows:
         bases.append(base)
         base += row.count

@@ -52,13 +52,23 @@ def check_rows(rows: Sequence[Row], spec: StageSpec, lengths: SlotLengths) -> No
         ProtocolError: the message says which row and why.
 
     """
-    tokens = sum(row.count for row in rows)
-    if not rows or tokens > spec.max_step_tokens:
-        raise ProtocolError(f"a frame of {len(rows)} rows and {tokens} tokens; at most {spec.max_step_tokens} fit")
+    check_size(rows, spec)
     if len({row.slot for row in rows}) < len(rows):
         raise ProtocolError("two rows of a frame have the same slot")
     for row in rows:
         _check_row(row, spec, lengths)
+
+
+def check_size(rows: Sequence[Row], spec: StageSpec) -> None:
+    """Refuse what the stage's buffers do not hold.
+
+    Raises:
+        ProtocolError: there are no rows, or more tokens than fit.
+
+    """
+    tokens = sum(row.count for row in rows)
+    if not rows or tokens > spec.max_step_tokens:
+        raise ProtocolError(f"a frame of {len(rows)} rows and {tokens} tokens; at most {spec.max_step_tokens} fit")
 
 
 def _check_row(row: Row, spec: StageSpec, lengths: SlotLengths) -> None:

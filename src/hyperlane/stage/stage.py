@@ -16,6 +16,7 @@ from hyperlane.core import StageSpec
 from hyperlane.errors import HyperlaneError, LinkClosed, LinkError, LoadFailed, ProtocolError
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.loop import PeerFault, StageLoop
+from hyperlane.stage.overlap import FROM_BYTES
 from hyperlane.wire.frame import Fault, Role
 from hyperlane.wire.link import Link
 
@@ -49,8 +50,9 @@ class StageHealth:
 class Stage:
     """A loaded stage; its loop runs while both links are there. Every method may be called from any thread."""
 
-    def __init__(self, spec: StageSpec, engine: Engine, name: str) -> None:
-        """`name` tells people in a FAULT's cause which worker this is."""
+    def __init__(self, spec: StageSpec, engine: Engine, name: str, overlap_bytes: int = FROM_BYTES) -> None:
+        """`name` tells people in a FAULT's cause which worker this is; `overlap_bytes` as `StageLoop` has it."""
+        self._overlap_bytes = overlap_bytes
         self.spec = spec
         self.engine = engine
         self._name = name
@@ -150,7 +152,7 @@ class Stage:
 
     def _start(self) -> None:
         upstream, downstream = self._links[Role.UPSTREAM], self._links[Role.DOWNSTREAM]
-        self._loop = StageLoop(self.spec, self.engine, upstream, downstream)
+        self._loop = StageLoop(self.spec, self.engine, upstream, downstream, self._overlap_bytes)
         self._state, self._fault = StageState.RUNNING, ""
         name = f"stage-{self.spec.index}-epoch-{self.spec.epoch.counter}"
         self._thread = threading.Thread(target=self._supervise, args=(self._loop, downstream), name=name, daemon=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from hyperlane.core import CANDIDATES_K, Epoch, HeadId, LayerRange, ModelFacts, Precision, Row, StageSpec
 from hyperlane.errors import ProtocolError
 from hyperlane.stage.engine import Engine
+from hyperlane.testing.engine_banks import banks_change_nothing
 from hyperlane.wire.candidates import Candidates, candidates_bytes, split
 
 Floats = npt.NDArray[np.float32]
@@ -306,6 +307,12 @@ def a_frame_in_which_nothing_is_wanted_has_an_empty_answer(harness: EngineHarnes
         harness.same(clean, pipeline.logits(1, prompt[20:], 20))
 
 
+def a_bank_leaves_the_other_one_alone(harness: EngineHarness) -> None:
+    """The next frame comes in before a step, the last one goes out after it; bit for bit the same, ragged rows too."""
+    with harness.pipeline(2) as plain, harness.pipeline(2) as banked:
+        banks_change_nothing(plain.engines, banked.engines, _prompt(harness))
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
@@ -350,6 +357,7 @@ ENGINE_CHECKS: tuple[Callable[[EngineHarness], None], ...] = (
     every_wanted_position_is_answered_in_order,
     many_wanted_positions_are_answered,
     a_frame_in_which_nothing_is_wanted_has_an_empty_answer,
+    a_bank_leaves_the_other_one_alone,
     rows_beyond_the_limits_are_refused,
     memory_is_counted,
 )

@@ -76,7 +76,7 @@ class FakeEngine:
         self._faults = faults
         self._wait = wait
         self._steps = 0
-        self._input = bytearray()
+        self._inputs: dict[int | None, bytearray] = {}
         self._arena = {
             layer: [[0] * (spec.context + 1) for _ in range(spec.slots)]
             for layer in range(spec.layers.first, spec.layers.last)
@@ -90,19 +90,21 @@ class FakeEngine:
     def private_bytes(self) -> int:
         return 8 * len(self._arena) * self._spec.slots * (self._spec.context + 1)
 
-    def input_buffer(self, rows: Sequence[Row]) -> memoryview:
+    def input_buffer(self, rows: Sequence[Row], bank: int | None = None) -> memoryview:
         self._check(rows)
         tokens = sum(row.count for row in rows)
-        self._input = bytearray(tokens * (4 if self._spec.is_first else self._token_bytes(self._spec.precision_in)))
-        return memoryview(self._input)
+        size = tokens * (4 if self._spec.is_first else self._token_bytes(self._spec.precision_in))
+        self._inputs[bank] = bytearray(size)
+        return memoryview(self._inputs[bank])
 
-    def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
+    def step(self, rows: Sequence[Row], bank: int | None = None) -> Sequence[memoryview]:
+        given = self._inputs[bank]
         step, self._steps = self._steps, self._steps + 1
         if seconds := self._cost.of(rows):
             self._wait(seconds)
         if step == self._faults.raises_at:
             raise EngineFault(f"a programmed fault in step {step}")
-        states = self._layers(rows, self._states(rows))
+        states = self._layers(rows, self._states(rows, given))
         if not self._spec.is_last:
             return [_bytes_of(self._hidden(states, broken=step == self._faults.nan_at))]
         payload = self._answers(rows, states, broken=step == self._faults.nan_at)
@@ -125,22 +127,22 @@ class FakeEngine:
             if row.slot >= spec.slots or row.start + row.count > spec.context:
                 raise ProtocolError(f"{row} exceeds {spec.slots} slots of {spec.context} tokens")
 
-    def _states(self, rows: Sequence[Row]) -> list[int]:
+    def _states(self, rows: Sequence[Row], given: bytearray) -> list[int]:
         """What the stage before this one says of each token, or the tokens' embeddings."""
         if self._spec.is_first:
-            tokens = np.frombuffer(self._input, "<i4").tolist()
+            tokens = np.frombuffer(given, "<i4").tolist()
             positions = [row.start + offset for row in rows for offset in range(row.count)]
             return [embedding(token, position) for token, position in zip(tokens, positions, strict=True)]
         if self._spec.precision_in is not Precision.RAW:
-            return self._unpacked()
-        hidden = np.frombuffer(self._input, "<f4").reshape(-1, self._spec.model.hidden)[:, :STATE_VALUES]
+            return self._unpacked(given)
+        hidden = np.frombuffer(given, "<f4").reshape(-1, self._spec.model.hidden)[:, :STATE_VALUES]
         if not np.isfinite(hidden).all():
             raise EngineFault("a hidden state that is not finite came in")
         return [int(state) for state in np.ascontiguousarray(hidden.astype("<u2")).view("<u8").ravel()]
 
-    def _unpacked(self) -> list[int]:
+    def _unpacked(self, given: bytearray) -> list[int]:
         """A packed token's first octet is a scale's code; here the state's octets are behind it."""
-        tokens = np.frombuffer(self._input, np.uint8).reshape(-1, self._token_bytes(self._spec.precision_in))
+        tokens = np.frombuffer(given, np.uint8).reshape(-1, self._token_bytes(self._spec.precision_in))
         if (tokens[:, 0] == NOT_FINITE).any():
             raise EngineFault("a hidden state that is not finite came in")
         return [int(state) for state in np.ascontiguousarray(tokens[:, 1:9]).view("<u8").ravel()]

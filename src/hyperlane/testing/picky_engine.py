@@ -14,7 +14,7 @@ from hyperlane.testing.fake_engine import FakeEngine
 class PickyEngine(FakeEngine):
     """A row of one token leaves other KV entries than a row of several, however many stages there are."""
 
-    def _states(self, rows: Sequence[Row]) -> list[int]:
-        states = super()._states(rows)
+    def _states(self, rows: Sequence[Row], given: bytearray) -> list[int]:
+        states = super()._states(rows, given)
         alone = [(row.count == 1 or row.one_by_one) and self._spec.is_first for row in rows for _ in range(row.count)]
         return [state ^ is_alone for state, is_alone in zip(states, alone, strict=True)]

@@ -31,8 +31,10 @@ class Link(Protocol):
         """
         ...
 
-    def recv(self, place: PlacePayload) -> Message:
+    def recv(self, place: PlacePayload, *, asleep: bool = False) -> Message:
         """Block for the next step frame, `Copy` or `Fault`; a payload lies where `place` said, and nowhere else.
+
+        `asleep`: whoever waits never looks for the frame meanwhile, as others need the processor.
 
         Lengths are checked against the limits agreed in HELLO before `place` is called or anything is allocated.
         A `Fault` is returned, not raised: a stage passes it on, then drops its links.

@@ -106,7 +106,7 @@ class MemoryLink:
             except BrokenPipeError as error:
                 raise LinkClosed("closed on this side") if self._ended else LinkBroken("the peer is gone") from error
 
-    def recv(self, place: PlacePayload) -> Message:
+    def recv(self, place: PlacePayload, *, asleep: bool = False) -> Message:
         """As `Link.recv`."""
         reader = self._reader
         if self._ended:

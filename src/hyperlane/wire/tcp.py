@@ -63,13 +63,16 @@ class TcpLink:
                 raise self._error("sending to", error) from error
         step_aside()
 
-    def recv(self, place: PlacePayload) -> Message:
+    def recv(self, place: PlacePayload, *, asleep: bool = False) -> Message:
         """As `Link.recv`."""
         reader = self._reader
         if self._ended:
             raise LinkClosed(f"the link with {self._peer} is closed")
         try:
-            count = None if reader.in_mid_frame else self._await(place)
+            if asleep:
+                count = self._waited_s = None
+            else:
+                count = None if reader.in_mid_frame else self._await(place)
             message = reader.next(place) if reader.in_mid_frame else None
             while message is None:
                 if count is None:

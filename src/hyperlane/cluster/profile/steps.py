@@ -15,6 +15,7 @@ from hyperlane.core import ElementType, Row, StageSpec
 from hyperlane.errors import LinkClosed
 from hyperlane.stage.engine import Engine
 from hyperlane.stage.loop import StageLoop
+from hyperlane.stage.overlap import NEVER
 from hyperlane.stage.terms import hello_to
 from hyperlane.wire.codec import encode
 from hyperlane.wire.frame import Frame, Kind, Message, Role, Sendable
@@ -96,7 +97,7 @@ class StepTimer:
 
     def _run(self, frame: bytes, count: int) -> list[float]:
         feed = _Feed(frame, FrameReader(self._terms), count, self._before)
-        loop = StageLoop(self._spec, self._engine, feed, feed)
+        loop = StageLoop(self._spec, self._engine, feed, feed, NEVER)
         try:
             loop.run()
         except LinkClosed:
@@ -121,7 +122,7 @@ class _Feed:
         self._frame, self._reader, self._left, self._before = memoryview(frame), reader, count, before
         self._began_s = 0.0
 
-    def recv(self, place: PlacePayload) -> Message:
+    def recv(self, place: PlacePayload, *, asleep: bool = False) -> Message:
         """See `Link`."""
         if not self._left:
             raise LinkClosed("that was enough")

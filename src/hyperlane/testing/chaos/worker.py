@@ -70,9 +70,9 @@ class WoundedEngine:
     def private_bytes(self) -> int:
         return self._engine.private_bytes
 
-    def step(self, rows: Sequence[Row]) -> Sequence[memoryview]:
+    def step(self, rows: Sequence[Row], bank: int | None = None) -> Sequence[memoryview]:
         self._wounds.feel()
-        return self._engine.step(rows)
+        return self._engine.step(rows, bank)
 
 
 def main() -> None:
