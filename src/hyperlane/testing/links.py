@@ -194,6 +194,26 @@ def abort_wakes_a_blocked_recv(make: MakeLink) -> None:
             receive(link.there)
 
 
+def who_sleeps_gets_frames_and_is_woken(make: MakeLink) -> None:
+    """`asleep` changes nothing but how the wait is spent, also beside a `recv` that looks."""
+
+    def asleep(link: Link) -> Message:
+        return link.recv(place_afresh(HIDDEN), asleep=True)
+
+    with make() as link:
+        for step in range(6):
+            blocked = Background(lambda: asleep(link.there))
+            link.here.send(hidden_frame(step, 1 + 20 * (step % 2)))
+            got = blocked.outcome()
+            assert isinstance(got, Frame), got
+            assert (got.step, content(got)) == (step, content(hidden_frame(step, 1 + 20 * (step % 2))))
+            link.here.send(hidden_frame(step))
+            assert receive(link.there).step == step
+        blocked = Background(lambda: asleep(link.there))
+        link.there.abort()
+        assert isinstance(blocked.outcome(), LinkClosed)
+
+
 def abort_wakes_a_blocked_send(make: MakeLink) -> None:
     """`abort` from another thread ends a `send` that nobody takes, with LinkClosed."""
     sent = threading.Event()
@@ -293,6 +313,7 @@ LINK_CHECKS: tuple[Callable[[MakeLink], None], ...] = (
     large_frame_lands_in_the_placed_buffer,
     frame_without_rows_arrives,
     abort_wakes_a_blocked_recv,
+    who_sleeps_gets_frames_and_is_woken,
     abort_wakes_a_blocked_send,
     end_in_mid_frame_is_broken,
     bye_comes_after_all_frames,
