@@ -79,6 +79,7 @@ def onnx_room(config: WorkerConfig) -> EngineRoom:
         memory_total=memory.total,
         free_memory=memory.free,
         taken_memory=memory.taken,
+        why=device.reason,
     )
     store = ReadyStore(config.paths.ready)
     threading.Thread(target=lambda: _prepare(options), name="prepare", daemon=True).start()

@@ -52,7 +52,7 @@ STOP_WITHIN_S = 8.0
 class DeviceFacts:
     """What an engine would run on. `memory_pool`: see `WorkerFacts`; `free_memory` measures bytes now.
 
-    `taken_memory`: bytes that this process has of them now.
+    `taken_memory`: bytes that this process has of them now. `why`: it was chosen.
     """
 
     device: str
@@ -63,6 +63,7 @@ class DeviceFacts:
     memory_total: int
     free_memory: Callable[[], int]
     taken_memory: Callable[[], int] = taken_memory
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ async def serve(setup: WorkerSetup) -> None:
             Announcement(worker.name, control).print()
             _watch_parent(stopped)
         else:
+            chosen = f"computes on {setup.device.device}" + (f" ({setup.device.why})" if setup.device.why else "")
+            print(f"worker {worker.name} {chosen}", file=sys.stderr)
             print(f"worker {worker.name} is ready at {control} (data at {data})", file=sys.stderr, flush=True)
         if setup.beacon is not None:
             await setup.beacon.start(worker.advert())

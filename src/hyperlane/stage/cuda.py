@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import threading
 import weakref
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,12 +48,28 @@ def load_runtime() -> ctypes.CDLL:
         CudaError: it is not installed.
 
     """
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *_packaged()):
         try:
             return ctypes.CDLL(name)
         except OSError:
             continue
     raise CudaError(f"no CUDA runtime is installed: none of {', '.join(LIBRARIES)} can be loaded")
+
+
+def _packaged() -> Iterator[str]:
+    """The runtime's library in NVIDIA's wheels, where no loader looks."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        yield from (str(path) for name in LIBRARIES for path in sorted(Path(folder).rglob(name)))
+
+
+def is_installed() -> bool:
+    """Whether the runtime's library can be loaded."""
+    try:
+        load_runtime()
+    except CudaError:
+        return False
+    return True
 
 
 def device_count() -> int:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hyperlane.core import ElementType
 from hyperlane.errors import RuntimeMissing
 from hyperlane.stage import cuda
 from hyperlane.stage.footprint import Footprint
+from hyperlane.stage.hardware import Hardware, lacks_for_cuda, lacks_for_webgpu, look
 from hyperlane.stage.options import BlockOffsets
 
 DISTRIBUTIONS = (
@@ -228,6 +230,7 @@ def choose_device(
     installed: Sequence[str] | None = None,
     count: DeviceCount | None = None,
     beside: Sequence[str] | None = None,
+    hardware: Hardware | None = None,
 ) -> Device:
     """The device for `--device`: `auto`, a provider's name, or NAME:INDEX.
 
@@ -236,6 +239,7 @@ def choose_device(
         installed: the distributions of ONNX Runtime; looked up by default.
         count: says how many devices a provider has here; asked of the driver by default.
         beside: distributions of providers that are installed beside it; looked up by default.
+        hardware: what cards, drivers and libraries are here; looked up by default.
 
     Raises:
         RuntimeMissing: no usable runtime, or the asked device cannot be used.
@@ -243,7 +247,7 @@ def choose_device(
     """
     runtime = check_runtime(installed)
     counted = count or (hardware_count if wanted == "auto" else device_count)
-    here = _Here(runtime, plugins() if beside is None else tuple(beside), counted)
+    here = _Here(runtime, plugins() if beside is None else tuple(beside), counted, hardware)
     if wanted == "auto":
         row, reason = _best(here)
         return Device(row.name, row, here.version, reason, single=_lacks_half(row))
@@ -266,6 +270,7 @@ class _Here:
     runtime: str
     beside: Sequence[str]
     count: DeviceCount
+    hardware: Hardware | None
 
     @property
     def version(self) -> str:
@@ -276,13 +281,29 @@ class _Here:
         if not row.verified:
             return f"it is not supported yet ({row.status})"
         if row.plugin and row.distribution not in self.beside:
-            return f"{row.distribution} is not installed: install hyperlane[{row.extra}]"
+            text = f"{row.distribution} is not installed: install hyperlane[{row.extra}]"
+            return self._lacks(row, installed=False) or text
         if not row.plugin and row.distribution and self.runtime.split(maxsplit=1)[0] != row.distribution:
-            return f"{self.runtime} is installed, not {row.distribution}: install hyperlane[{row.extra}] instead"
+            text = f"{self.runtime} is installed, not {row.distribution}: install hyperlane[{row.extra}] instead"
+            return self._lacks(row, installed=False) or text
         found = self.count(row)
         if index >= found:
-            return f"{found or 'no'} such device{'s are' if found > 1 else ' is'} found: {row.needs}"
+            text = f"{found or 'no'} such device{'s are' if found > 1 else ' is'} found: {row.needs}"
+            return (self._lacks(row, installed=True) if not found else "") or text
         return ""
+
+    def _lacks(self, row: Provider, *, installed: bool) -> str:
+        """What the machine itself lacks."""
+        if row.name not in _LACKS:
+            return ""
+        return _LACKS[row.name](look() if self.hardware is None else self.hardware, installed=installed)
+
+
+class _Lacks(Protocol):
+    def __call__(self, here: Hardware, *, installed: bool) -> str: ...
+
+
+_LACKS: Mapping[str, _Lacks] = {"cuda": lacks_for_cuda, "webgpu": lacks_for_webgpu}
 
 
 def _best(here: _Here) -> tuple[Provider, str]:

@@ -3,6 +3,7 @@
 import pytest
 
 from hyperlane.errors import RuntimeMissing
+from hyperlane.stage.hardware import Hardware
 from hyperlane.stage.providers import choose_device
 from hyperlane.stage.runs import bucket
 
@@ -15,10 +16,11 @@ def test_auto_takes_a_card_that_the_runtime_can_use():
 
 
 def test_auto_says_why_it_is_not_the_better_one():
-    without_runtime = choose_device("auto", CPU, count=lambda row: 1, beside=[])
+    without_runtime = choose_device("auto", CPU, count=lambda row: 1, beside=[], hardware=Hardware())
     assert without_runtime.name == "cpu"
     assert "install hyperlane[cuda]" in without_runtime.reason
-    assert "check the driver" in choose_device("auto", GPU, count=lambda row: int(row.name == "cpu")).reason
+    unseen = choose_device("auto", GPU, lambda row: int(row.name == "cpu"), hardware=Hardware(cuda=True))
+    assert "check the driver" in unseen.reason
 
 
 def test_a_device_is_named_by_its_index():

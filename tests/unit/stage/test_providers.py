@@ -1,8 +1,10 @@
 import re
+import sys
 
 import pytest
 
 from hyperlane.errors import RuntimeMissing
+from hyperlane.stage.hardware import Hardware
 from hyperlane.stage.providers import check_runtime, choose_device
 
 
@@ -31,11 +33,12 @@ def test_auto_takes_what_the_installed_runtime_can_run():
 
 def test_a_device_that_is_not_supported_or_not_known_is_refused():
     with pytest.raises(RuntimeMissing, match=r"cuda:0.*--device cpu"):
-        choose_device("cuda:0", ["onnxruntime-gpu 1.31.1"], count=lambda row: 0)
+        choose_device("cuda:0", ["onnxruntime-gpu 1.31.1"], count=lambda row: 0, hardware=WHOLE)
     with pytest.raises(RuntimeMissing, match="unknown device 'abacus'"):
         choose_device("abacus", ["onnxruntime 1.31.1"])
 
 
+WHOLE = Hardware(nvidia=True, card=True, driver=True, cuda=True, vulkan=True)
 CUDA, CPU, PLUGIN = ["onnxruntime-gpu 1.31.1"], ["onnxruntime 1.31.1"], ["onnxruntime-ep-webgpu"]
 
 
@@ -55,7 +58,8 @@ CUDA, CPU, PLUGIN = ["onnxruntime-gpu 1.31.1"], ["onnxruntime 1.31.1"], ["onnxru
     ],
 )
 def test_auto_says_what_it_chose_and_what_would_make_a_better_one_usable(installed, beside, cards, chosen, why):
-    device = choose_device("auto", installed, lambda row: int(row.name in cards or row.name == "cpu"), beside)
+    count = lambda row: int(row.name in cards or row.name == "cpu")  # noqa: E731 (a line as long as its use)
+    device = choose_device("auto", installed, count, beside, WHOLE)
     assert device.name == chosen
     assert re.search(why, device.reason)
 
@@ -70,3 +74,27 @@ def test_a_device_beyond_those_that_are_there_is_refused_with_their_number():
     with pytest.raises(RuntimeMissing, match="2 such devices are found"):
         choose_device("cuda:2", CUDA, lambda row: 2, [])
     assert choose_device("cuda:1", CUDA, lambda row: 2, []).index == 1
+
+
+NONE, BARE = Hardware(nvidia=False, card=False, driver=False), Hardware(nvidia=True, card=True, driver=False)
+DRIVEN = Hardware(nvidia=True, card=True, driver=True)
+AMD = Hardware(nvidia=False, card=True, driver=False)
+LOADER = "Vulkan's loader is missing: install it .*libvulkan1" if sys.platform == "linux" else "needs|found"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "installed", "beside", "cuda", "webgpu"),
+    [
+        (NONE, CPU, [], "no NVIDIA card is seen here", "no graphics card is seen here"),
+        (NONE, CUDA, PLUGIN, "no NVIDIA card is seen here", "no graphics card is seen here"),
+        (BARE, CPU, [], "an NVIDIA card without its driver: install", r"hyperlane\[webgpu\]"),
+        (DRIVEN, CPU, [], r"onnxruntime 1.31.1 is installed.*hyperlane\[cuda\] instead", r"hyperlane\[webgpu\]"),
+        (DRIVEN, CUDA, [], r"CUDA's libraries are not found: install hyperlane\[cuda\]", r"hyperlane\[webgpu\]"),
+        (AMD, CPU, PLUGIN, "no NVIDIA card is seen here", LOADER),
+        (Hardware(), CPU, [], r"hyperlane\[cuda\] instead", r"hyperlane\[webgpu\]"),
+    ],
+)
+def test_what_keeps_a_better_device_from_use_is_said_as_this_machine_has_it(hardware, installed, beside, cuda, webgpu):
+    device = choose_device("auto", installed, lambda row: int(row.name == "cpu"), beside, hardware)
+    assert device.name == "cpu"
+    assert re.fullmatch(f"not cuda: .*{cuda}.*; not webgpu: .*{webgpu}.*", device.reason)
