@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["hyperlane", "jinja2"]) if IS_FUZZING e
     from hyperlane.cluster.discovery.advert import Advert, NodeKind, read_advert, txt_of
     from hyperlane.cluster.pb import control_pb2 as pb
     from hyperlane.cluster.trust.token import JoinToken
-    from hyperlane.core import Address, ChatMessage, ElementType, Epoch, HeadId, NodeId, Precision
+    from hyperlane.core import Address, ChatMessage, ElementType, Epoch, HeadId, NodeId, Precision, Row, StageTiming
     from hyperlane.errors import HyperlaneError, InvalidRequest, ModelError
     from hyperlane.models.chat_template import ChatTemplate
     from hyperlane.models.facts import read_facts
@@ -42,7 +42,7 @@ with atheris.instrument_imports(include=["hyperlane", "jinja2"]) if IS_FUZZING e
     from hyperlane.testing.tiny_models import write_tiny_model
     from hyperlane.testing.toy import toy_facts, toy_plan, toy_specs
     from hyperlane.wire import codec
-    from hyperlane.wire.frame import Copy, Frame, Hello, Kind, Role
+    from hyperlane.wire.frame import Copy, Fault, Frame, Hello, Kind, Role
     from hyperlane.wire.hello import HELLO_BYTES, check_hello_header, encode_hello, read_hello
     from hyperlane.wire.limits import Limits, Terms, payload_bytes
     from hyperlane.wire.reader import FrameReader
@@ -79,7 +79,12 @@ def read_frames(data: bytes) -> None:
 
 
 def frame_seeds() -> list[bytes]:
-    frames = [Copy(5, 9, 0, 1, 20), Frame(Kind.TOKENS, 5, 9, (), (b"",), ())]
+    rows = (Row(0, 3, 4, (1, 2), 5, (7, 8)), Row(2, 0, 1, (0,)), Row(1, 9, 2, skip_from=63, one_by_one=True))
+    timings = (StageTiming(0, 1, 2, 3, 4, 5), StageTiming(1, 1, 2, 3, 4, 5))
+    frames: list[Copy | Fault | Frame] = [Copy(5, 9, 0, 1, 20), Fault(5, 9, 1, "it broke")]
+    for kind in (Kind.TOKENS, Kind.HIDDEN, Kind.CANDIDATES, Kind.LOGITS):
+        asked = (Row(3, 3, 4, (1, 3), whole_logits=True),) if kind is Kind.LOGITS else rows
+        frames.append(Frame(kind, 5, 9, asked, (bytes(payload_bytes(kind, asked, LIMITS)),), timings))
     return [b"".join(bytes(buffer) for buffer in codec.encode(frame)) for frame in frames] + [codec.bye(5)]
 
 
