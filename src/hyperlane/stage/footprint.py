@@ -19,12 +19,14 @@ HALF, SINGLE = 2, 4
 class Footprint:
     """One provider's constants, in bytes.
 
-    `runtime`: kernels, and libraries' workspaces, that the first steps bring. `node`: for each layer of a captured
+    `runtime`: kernels, and libraries' workspaces, that the first steps bring. `few_rows`: what the kernels for a few rows
+    bring besides, in stages of several slots. `node`: for each layer of a captured
     step. `values`: times that the widest values of a run are held. `words`: for each word of the vocabulary that
     rows of a run are projected to. `unpacks`: a product of several rows holds its matrix in float16.
     """
 
     runtime: int
+    few_rows: int = 0
     node: int = 0
     values: float = 1.0
     words: int = 4
@@ -56,4 +58,5 @@ def workspace(model: Footprint, facts: ModelFacts, asked: Asked, layers: Sequenc
     unpacked = HALF * max((unit.widest for unit in layers), default=0) if model.unpacks and tokens > 1 else 0
     steps = 2 * asked.slots * facts.layers * model.node
     words = asked.slots * facts.vocab * model.words
-    return model.runtime + int(model.values * run) + frames + unpacked + steps + words
+    runtime = model.runtime + (model.few_rows if asked.slots > 1 else 0)
+    return runtime + int(model.values * run) + frames + unpacked + steps + words

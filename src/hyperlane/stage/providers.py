@@ -88,7 +88,7 @@ PROVIDERS = (
         searches_parts=True,
         many_rows_from=3,
         least_rows=4,
-        footprint=Footprint(runtime=512 << 20, node=16 << 10, values=2.0, words=16, unpacks=True),
+        footprint=Footprint(runtime=82 << 20, few_rows=430 << 20, node=16 << 10, values=2.0, words=16, unpacks=True),
         needs="check the driver (nvidia-smi) and that CUDA's libraries are found",
         fused_gate=True,
     ),
