@@ -19,7 +19,7 @@ HALF, SINGLE = 2, 4
 class Footprint:
     """One provider's constants, in bytes.
 
-    `runtime`: kernels, and libraries' workspaces, that the first steps bring. `few_rows`: what the kernels for a few rows
+    `runtime`: kernels, and libraries' workspaces, that the first steps bring. `few_rows`: what kernels for a few rows
     bring besides, in stages of several slots. `node`: for each layer of a captured
     step. `values`: times that the widest values of a run are held. `words`: for each word of the vocabulary that
     rows of a run are projected to. `unpacks`: a product of several rows holds its matrix in float16.
