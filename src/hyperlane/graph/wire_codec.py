@@ -23,11 +23,8 @@ Floats = npt.NDArray[np.float32]
 UNIT_CODE, OCTAVE_CODES = 102, 6
 """The scale of code c is 2 ** ((c − 102) / 6): from 2⁻¹⁷ to 2²⁵."""
 
-TOP_STEP = 0.5
-"""The value apart is a whole number of steps of so many scales, at most 127 of them."""
-
 TOP_RATIO = 55.0
-"""The scale is at least the value apart ÷ this, so that its steps are enough at the smaller scale tried too."""
+"""The scale is at least the value apart ÷ this, so that 127 half scales are enough at the smaller scale tried too."""
 
 ROUNDED_UP = 2 ** (1 / 30)
 """Tried at int4 are the smallest scale whose product with this is above what was measured, and the next smaller."""
@@ -45,12 +42,12 @@ def pack(
 
     `gains`: what x is multiplied by before, float32 [hidden].
     """
-    if gains is not None:
-        x = graph.node("Mul", [x, graph.constant("packed/gains", gains)], "packed/weighed")
-    shape = graph.constant("packed/blocks", np.array([0, 0, hidden // BLOCK, BLOCK], np.int64))
-    blocks = graph.node("Reshape", [x, shape], "packed/values")
     packer = _Packer(graph, "packed")
-    numbers = packer.int8(blocks) if precision is Precision.INT8 else packer.int4(blocks)
+    if precision is Precision.INT8:
+        numbers = packer.int8(packer.blocks(x, gains, [hidden // BLOCK, BLOCK]))
+    else:
+        doubled = 2 * (np.ones(hidden, np.float32) if gains is None else gains)
+        numbers = packer.int4(packer.blocks(x, doubled, [hidden // BLOCK, 1, BLOCK]))
     octets = graph.node("Cast", [numbers], "packed/octets", to=TensorProto.UINT8)
     flat = graph.constant("packed/flat", np.array([0, 0, packed_bytes(hidden, precision)], np.int64))
     return graph.node("Reshape", [octets, flat], name)
@@ -66,9 +63,8 @@ def unpack(
     blocks, size = hidden // BLOCK, BLOCK_BYTES[precision]
     shape = graph.constant("unpacked/blocks", np.array([0, 0, blocks, size], np.int64))
     octets = graph.node("Reshape", [x, shape], "unpacked/octets")
-    numbers = graph.node("Cast", [octets], "unpacked/octets/single", to=TensorProto.FLOAT)
     unpacker = _Unpacker(graph, "unpacked")
-    values = unpacker.int8(numbers) if precision is Precision.INT8 else unpacker.int4(numbers)
+    values = unpacker.int8(octets) if precision is Precision.INT8 else unpacker.int4(octets)
     flat = graph.constant("unpacked/flat", np.array([0, 0, hidden], np.int64))
     if gains is None:
         return graph.node("Reshape", [values, flat], name)
@@ -97,218 +93,201 @@ class _Codec:
     def joined(self, parts: Sequence[str], name: str) -> str:
         return self._graph.node("Concat", parts, f"{self._path}/{name}", axis=-1)
 
-    def shape(self, name: str, sizes: Sequence[int]) -> str:
-        """A shape as a constant."""
-        return self.constant(f"{name}/shape", np.array(sizes, np.int64))
+    def parts(self, x: str, sizes: dict[str, int], name: str, axis: int = -1) -> list[str]:
+        outputs = [f"{self._path}/{part}" for part in sizes]
+        lengths = self.constant(f"{name}/sizes", np.array(list(sizes.values()), np.int64))
+        self._graph.node("Split", [x, lengths], f"{self._path}/{name}", outputs=outputs, axis=axis)
+        return outputs
+
+    def reshaped(self, x: str, sizes: Sequence[int], name: str) -> str:
+        shape = self.constant(f"{name}/shape", np.array(sizes, np.int64))
+        return self._graph.node("Reshape", [x, shape], f"{self._path}/{name}")
+
+    def looked_up(self, table: npt.NDArray[np.generic], index: str, name: str) -> str:
+        """Rows of a table by their numbers, int32 or int64."""
+        return self._graph.node(
+            "Gather", [self.constant(f"{name}/table", table), index], f"{self._path}/{name}", axis=0
+        )
 
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
         return self._graph.constant(f"{self._path}/{name}", value)
 
-    def table_of_levels(self) -> str:
-        """What points stand for; one table for both ends of a stage."""
-        return self._graph.constant("wire/levels", wire_points.levels())
+    def levels(self, numbers: str) -> str:
+        """What points stand for, in scales, [.., 16, 4]; one table for both ends of a stage."""
+        table = self._graph.constant("wire/levels", wire_points.levels())
+        return self._graph.node("Gather", [table, numbers], f"{self._path}/quads", axis=0)
 
-    def sum(self, op: str, x: str, name: str) -> str:
-        axes = self.constant("last", np.array([-1], np.int64))
-        return self._graph.node(op, [x, axes], f"{self._path}/{name}", keepdims=1)
-
-    def floor(self, x: str, factor: float | Floats, name: str) -> str:
-        """⌊x · factor⌋."""
-        return self.op("Floor", self.op("Mul", x, factor, name=f"{name}/product"), name=name)
-
-    def rest(self, x: str, divisor: float | Floats, quotient: str, name: str) -> str:
-        """X − quotient · divisor."""
-        return self.op("Sub", x, self.op("Mul", quotient, divisor, name=f"{name}/whole"), name=name)
-
-    def scale(self, place: str, table: Floats) -> str:
-        """The scale at a place, itself a float, of a table."""
-        index = self.cast(place, TensorProto.INT32, "scale/index")
-        return self._graph.node("Gather", [self.constant("scales", table), index], f"{self._path}/scale", axis=0)
-
-    def places(self, index: str) -> str:
-        """Where in a block the value apart stands: bool [.., 64]."""
-        return self.op("Equal", index, np.arange(BLOCK, dtype=np.float32), name="apart/place")
+    def over(self, op: str, x: str, name: str, axes: Sequence[int] = (-1,), *, keep: bool = True) -> str:
+        """A reduction."""
+        along = self.constant(f"{name}/axes", np.array(axes, np.int64))
+        return self._graph.node(op, [x, along], f"{self._path}/{name}", keepdims=int(keep))
 
 
 class _Packer(_Codec):
-    """Values [.., blocks, 64] to octets as floats."""
+    """Values in blocks to octets as floats."""
+
+    def blocks(self, x: str, gains: Floats | None, sizes: Sequence[int]) -> str:
+        """X times gains, [.., *sizes]."""
+        weighed = x if gains is None else self.op("Mul", x, gains, name="weighed")
+        return self.reshaped(weighed, [0, 0, *sizes], "values")
 
     def int8(self, values: str) -> str:
-        """Scale, then 64 steps of it."""
+        """Scale, then 64 steps of it; values [.., blocks, 64]."""
         rotated = self.op("MatMul", values, hadamard(), name="rotated")
-        largest = self.sum("ReduceMax", self.op("Abs", rotated, name="sizes"), "largest")
-        below, scale = self._scale(largest, 127.49 * scales()[:NOT_FINITE])
+        largest = self.over("ReduceMax", self.op("Abs", rotated, name="sizes"), "largest")
+        below = self._below(largest, np.float32(127.49) * scales()[:NOT_FINITE], [-1])
+        code, scale = (self.looked_up(table[:, None], below, name) for name, table in _by_codes_above().items())
         steps = self.op("Round", self.op("Div", rotated, scale, name="ratios"), name="steps")
-        return self._behind_code(below, self.op("Add", steps, 128.0, name="shifted"))
+        # The code is in no sum: beside values that are not numbers it must be one.
+        return self.joined([code, self.op("Add", steps, 128.0, name="shifted")], "octets/numbers")
 
-    def int4(self, values: str) -> str:
-        """Scale, the value apart and its place, then 16 points: by two scales, and what comes nearer to the values."""
-        place = self._graph.node("ArgMax", [self.op("Abs", values, name="sizes")], f"{self._path}/argmax", axis=-1)
-        is_here = self.places(self.cast(place, TensorProto.FLOAT, "apart/index"))
-        here = self.cast(is_here, TensorProto.FLOAT, "apart/here")
-        alone = self.op("Where", is_here, values, 0.0, name="apart/alone")
-        top = self.sum("ReduceSum", alone, "apart/value")
-        others = self.op("MatMul", self.op("Sub", values, alone, name="others"), hadamard(), name="others/rotated")
+    def int4(self, doubled: str) -> str:
+        """Scale, the value apart and its place, then 16 points: by two scales, and what comes nearer to the values.
+
+        `doubled`: twice the values, [.., blocks, 1, 64]. The value apart is a whole number of half scales, so halved
+        rows of the Hadamard matrix take it out of what was rotated. Behind the one, two candidates have their place.
+        """
+        rotated = self.op("MatMul", doubled, hadamard() / 2, name="rotated")
+        sizes = self.op("Abs", doubled, name="sizes")
+        place = self._graph.node("ArgMax", [sizes], f"{self._path}/apart/place", axis=-1, keepdims=0)
+        last = self.constant("last", np.array([-1], np.int64))
+        index = self._graph.node("Unsqueeze", [place, last], f"{self._path}/apart/index")
+        top = self._graph.node("GatherElements", [doubled, index], f"{self._path}/apart/doubled", axis=-1)
+        row = self.looked_up(hadamard() / 2, place, "apart/row")
+        others = self.op("Sub", rotated, self.op("Mul", row, top, name="apart/rotated"), name="others")
         codes, scale = self._two_scales(self._measure(others, top))
-        both = self.shape("both", [0, 0, 0, 1, -1])
-        step = self.op("Mul", scale, TOP_STEP, name="apart/step")
-        top = self.op("Reshape", top, both, name="apart/value/both")
-        steps = self.op("Round", self.op("Div", top, step, name="apart/ratio"), name="apart/steps")
-        here_twice, values_twice = (
-            self.op("Reshape", one, both, name=f"{name}/both") for name, one in (("here", here), ("values", values))
-        )
-        taken = self.op("Mul", self.op("Mul", steps, step, name="apart/taken"), here_twice, name="apart/taken/here")
-        left = self.op("Sub", values_twice, taken, name="left")
-        rotated = self.op("Div", self.op("MatMul", left, hadamard(), name="rotated"), scale, name="ratios")
-        numbers, error = self._points(rotated)
-        octets = self._octets(numbers, steps, here_twice)
-        return self._nearer(self.joined([codes, octets], "octets/numbers"), error, scale)
+        steps = self.op("Round", self.op("Div", top, scale, name="apart/ratio"), name="apart/steps")
+        taken = self.op("Mul", row, steps, name="apart/taken")
+        ratios = self.op("Sub", self.op("Div", rotated, scale, name="rotated/ratios"), taken, name="ratios")
+        numbers = self._numbers(ratios)
+        error = self._error(ratios, numbers, scale)
+        return self._octets(self._nearer(self.joined([codes, steps, numbers], "candidates"), error), place)
 
     def _measure(self, others: str, top: str) -> str:
         """Squared: the larger of what the quads of the others and the value apart ask for; not a number beside one."""
         square = self.op("Mul", others, others, name="others/squares")
         sizes = self.op("MatMul", square, _of_quads(np.ones(QUAD)), name="others/sizes")
-        largest = self.sum("ReduceMax", sizes, "others/largest")
-        part = self.op("Mul", top, 1 / TOP_RATIO, name="apart/part")
-        least = self.op("Mul", part, part, name="apart/least")
-        is_less = self.op("Less", least, largest, name="apart/less")
-        larger = self.op("Where", is_less, largest, least, name="larger")
+        largest = self.over("ReduceMax", sizes, "others/largest")
+        part = self.op("Mul", top, 1 / (2 * TOP_RATIO), name="apart/part")
+        larger = self.op("Max", largest, self.op("Mul", part, part, name="apart/least"), name="larger")
         return self.op("Add", larger, self.op("Mul", largest, 0.0, name="others/nothing"), name="measure")
 
     def _two_scales(self, measure: str) -> tuple[str, str]:
         """Codes and scales to try, [.., blocks, 2, 1] each."""
         bounds = np.square(scales()[:NOT_FINITE].astype(np.float64) * ROUNDED_UP).astype(np.float32)
-        is_below = self.op("Less", measure, bounds, name="below/each")
-        below = self.sum("ReduceSum", self.cast(is_below, TensorProto.FLOAT, "below/counted"), "below")
-        index = self.cast(below, TensorProto.INT32, "below/index")
-        first = NOT_FINITE - np.arange(NOT_FINITE + 1)
-        codes = np.stack([first, np.maximum(first - 1, 0)], -1)
-        tables = {"codes": codes.astype(np.float32), "scale": scales()[codes]}
-        found = [
-            self._graph.node("Gather", [self.constant(f"{name}/table", table), index], f"{self._path}/{name}", axis=0)
-            for name, table in tables.items()
-        ]
-        twice = self.shape("twice", [0, 0, 0, 2, 1])
-        one, other = (self.op("Reshape", each, twice, name=f"{each.split('/')[-1]}/twice") for each in found)
-        return one, other
+        below = self._below(measure, bounds, [-2, -1])
+        codes = _codes_above()
+        both = np.stack([codes, np.maximum(codes - 1, 0)], -1)[..., None]
+        return self.looked_up(both.astype(np.float32), below, "codes"), self.looked_up(scales()[both], below, "scale")
 
-    def _points(self, ratios: str) -> tuple[str, str]:
-        """Numbers of points [.., 2, 16], and the squared error in scales [.., 2, 1], of ratios to it [.., 2, 64]."""
+    def _numbers(self, ratios: str) -> str:
+        """Numbers of the points, as floats [.., 2, 16], of ratios to the scale [.., 2, 64]."""
         square = self.op("Mul", ratios, ratios, name="quads/squares")
         bend = self.op("MatMul", square, _bends(), name="quads/bend")
         bent = self.op("Div", ratios, self.op("Add", bend, 1 / wire_points.SPREAD, name="quads/divisor"), name="bent")
         most = wire_points.REACH - 0.01
         index = self._cell(self.op("Clip", bent, -most, most, name="near"))
-        table = self.constant("cell/numbers", wire_points.numbers_of_cells())
-        numbers = self._graph.node("Gather", [table, index], f"{self._path}/numbers", axis=0)
-        named = self.cast(numbers, TensorProto.INT32, "numbers/index")
-        table = self.table_of_levels()
-        level = self._graph.node("Gather", [table, named], f"{self._path}/levels/quads", axis=0)
-        level = self.op("Reshape", level, self.shape("levels/flat", [0, 0, 0, 0, BLOCK]), name="levels/row")
-        off = self.op("Sub", level, ratios, name="off")
-        return numbers, self.sum("ReduceSum", self.op("Mul", off, off, name="off/squares"), "error")
+        # Rolled, as places are counted from the cell in the middle, and those below it from the end.
+        return self.looked_up(np.roll(wire_points.numbers_of_cells(), -wire_points.WHOLE_CELLS), index, "numbers")
 
     def _cell(self, near: str) -> str:
         """Where points, four values of the 64 each, are in the table of cells: int32 [.., 2, 16].
 
-        All sums are products with matrices: reductions and choices that end in an axis of one take ten times as long.
+        All sums are products with matrices: reductions that end in an axis of one take ten times as long.
         """
+        strides = _of_quads(wire_points.cell_strides()[:, 0])
         whole = self.op("Round", near, name="cell/whole")
         apart = self.op("Abs", self.op("Sub", near, whole, name="cell/rest"), name="cell/apart")
         away = self.op("MatMul", apart, _of_quads(np.ones(QUAD)), name="cell/away")
-        half = self.cast(self.op("Greater", away, 1.0, name="cell/half"), TensorProto.FLOAT, "cell/half/single")
-        strides = _of_quads(wire_points.cell_strides()[:, 0])
+        is_half = self.op("Greater", away, 1.0, name="cell/half")
         place = self.op("MatMul", whole, strides, name="cell/whole/place")
-        lower = self.op("MatMul", self.op("Floor", near, name="cell/below"), strides, name="cell/half/place")
+        lower = self.op("MatMul", self.op("Floor", near, name="cell/below"), strides, name="cell/lower")
         more = float(wire_points.HALF_CELLS - wire_points.WHOLE_CELLS)
-        further = self.op("Add", self.op("Sub", lower, place, name="cell/less"), more, name="cell/more")
-        place = self.op("Add", place, self.op("Mul", half, further, name="cell/moved"), name="cell/from")
-        place = self.op("Add", place, float(wire_points.WHOLE_CELLS), name="cell/place")
+        place = self.op("Where", is_half, self.op("Add", lower, more, name="cell/half/place"), place, name="cell/place")
         index = self.cast(place, TensorProto.INT32, "cell/index")
-        last = len(wire_points.numbers_of_cells()) - 1
+        count = len(wire_points.numbers_of_cells())
         # Beside values that are not numbers any place will do that is in the table.
-        for op, bound in (("Max", 0), ("Min", last)):
+        for op, bound in (("Max", -count), ("Min", count - 1)):
             limit = self.constant(f"cell/{op}/bound", np.array(bound, np.int32))
             index = self._graph.node(op, [index, limit], f"{self._path}/cell/{op}")
         return index
 
-    def _nearer(self, octets: str, error: str, scale: str) -> str:
-        """Of both candidates [.., 2, bytes] the one with less error."""
-        size = self.op("Mul", self.op("Mul", error, scale, name="error/scale"), scale, name="error/values")
-        halves = self.constant("halves", np.array([1, 1], np.int64))
-        parts = []
-        for name, one in (("octets", octets), ("error", size)):
-            outputs = [f"{self._path}/{name}/first", f"{self._path}/{name}/second"]
-            self._graph.node("Split", [one, halves], f"{self._path}/{name}/halves", outputs=outputs, axis=-2)
-            parts.append(outputs)
-        (first, second), (error, other) = parts
-        return self.op("Where", self.op("Less", other, error, name="nearer/less"), second, first, name="nearer")
+    def _error(self, ratios: str, numbers: str, scale: str) -> str:
+        """Squared, of both candidates, [.., 2, 1]."""
+        level = self.levels(self.cast(numbers, TensorProto.INT32, "numbers/index"))
+        off = self.op("Sub", self.reshaped(level, [0, 0, 0, 0, BLOCK], "levels"), ratios, name="off")
+        return self.over("ReduceSumSquare", self.op("Mul", off, scale, name="off/values"), "error")
 
-    def _behind_code(self, below: str, octets: str) -> str:
-        """The code is in no sum: beside values that are not numbers it must be one."""
-        code = self.op("Sub", float(NOT_FINITE), below, name="code")
-        return self.joined([code, octets], "octets/numbers")
+    def _nearer(self, candidates: str, error: str) -> str:
+        """Of both candidates [.., 2, …] the one with less error, [.., 1, …]."""
+        halves = {"first": 1, "second": 1}
+        first, second = self.parts(candidates, halves, "candidates/split", axis=-2)
+        one, other = self.parts(error, {f"error/{name}": 1 for name in halves}, "error/split", axis=-2)
+        return self.op("Where", self.op("Less", other, one, name="nearer/less"), second, first, name="nearer")
 
-    def _scale(self, measure: str, bounds: Floats) -> tuple[str, str]:
-        """Of how many codes the bound is above what is measured (of none where that is not a number); the scale."""
+    def _octets(self, chosen: str, place: str) -> str:
+        """The bytes of code, steps and numbers; all but the code's are sums of whole numbers below 2¹⁸."""
+        sizes = {"code": 1, "steps": 1, "numbers/chosen": _QUADS}
+        code, steps, numbers = self.parts(chosen, sizes, "chosen/split")
+        middle = self._bytes_above(numbers, "middle")
+        upper = self._bytes_above(middle, "upper")
+        tail = self.looked_up(_tails(), place, "apart/tail")
+        made = self.op(
+            "MatMul", self.joined([steps, numbers, middle, upper, tail], "sums"), _octets_of(), name="behind"
+        )
+        # The code is in no sum: beside values that are not numbers it must be one.
+        return self.joined([code, made], "octets/numbers")
+
+    def _bytes_above(self, numbers: str, name: str) -> str:
+        """Without the lowest byte."""
+        return self.op("Floor", self.op("Mul", numbers, 2.0**-8, name=f"{name}/product"), name=name)
+
+    def _below(self, measure: str, bounds: Floats, axes: Sequence[int]) -> str:
+        """How many bounds are above what is measured, int32; none where that is not a number.
+
+        Counted as floats: sums of whole numbers take several times as long.
+        """
         is_below = self.op("Less", measure, bounds, name="below/each")
-        counted = self.cast(is_below, TensorProto.FLOAT, "below/counted")
-        below = self.sum("ReduceSum", counted, "below")
-        return below, self.scale(below, scales()[::-1].copy())
-
-    def _octets(self, numbers: str, steps: str, here: str) -> str:
-        """What is behind the code."""
-        upper = self.floor(numbers, 2.0**-16, "upper")
-        lower = self.rest(numbers, 65536.0, upper, "lower")
-        middle = self.floor(lower, 2.0**-8, "middle")
-        low = self.rest(lower, 256.0, middle, "low")
-        place = self.op("MatMul", here, _octets_of_places(), name="apart/octets")
-        above = self.op("Add", self.op("MatMul", upper, _octets_of_digits(), name="upper/sums"), place, name="above")
-        shifted = self.op("Add", steps, 128.0, name="apart/shifted")
-        return self.joined([shifted, low, middle, above], "octets/behind")
+        ones = self.cast(is_below, TensorProto.FLOAT, "below/ones")
+        return self.cast(self.over("ReduceSum", ones, "below", axes, keep=False), TensorProto.INT32, "below/index")
 
 
 class _Unpacker(_Codec):
-    """Octets as floats [.., blocks, bytes of a block] to values [.., blocks, 64]."""
+    """Octets [.., blocks, bytes of a block] to values [.., blocks, 64]."""
 
-    def int8(self, numbers: str) -> str:
+    def int8(self, octets: str) -> str:
         """See `_Packer`."""
-        code, octets = self._parts(numbers, {"code": 1, "shifted": BLOCK}, "octets/split")
-        steps = self.op("Sub", octets, 128.0, name="steps")
-        return self._turned(steps, self.scale(code, scales()))
+        numbers = self.cast(octets, TensorProto.FLOAT, "octets/single")
+        code, shifted = self.parts(numbers, {"code": 1, "shifted": BLOCK}, "octets/split")
+        steps = self.op("Sub", shifted, 128.0, name="steps")
+        return self._turned(steps, self.cast(code, TensorProto.INT32, "code/index"))
 
-    def int4(self, numbers: str) -> str:
+    def int4(self, octets: str) -> str:
         """See `_Packer`."""
-        sizes = {"code": 1, "apart/shifted": 1, "lower": 2 * _QUADS, "upper": _UPPER_BYTES}
-        code, shifted, lower, upper = self._parts(numbers, sizes, "octets/split")
-        index = self.cast(upper, TensorProto.INT32, "upper/index")
-        table = self.constant("upper/digits", _digits_of_bytes())
-        digits = self._graph.node("Gather", [table, index], f"{self._path}/digits", axis=0)
-        digits = self.op("Reshape", digits, self.shape("digits/flat", [0, 0, 0, -1]), name="digits/row")
-        sums = self.op("MatMul", self.joined([lower, digits], "parts"), _numbers_of_parts(), name="sums")
-        found, place = self._parts(sums, {"numbers": _QUADS, "apart/index": 1}, "sums/split")
-        scale = self.scale(code, scales())
-        step = self.op("Mul", scale, TOP_STEP, name="apart/step")
-        top = self.op("Mul", self.op("Sub", shifted, 128.0, name="apart/steps"), step, name="apart/value")
-        alone = self.op("Where", self.places(place), top, 0.0, name="apart/alone")
-        return self.op("Add", self._turned(self._levels(found), scale), alone, name="values")
+        numbers = self.cast(octets, TensorProto.INT32, "octets/whole")
+        sizes = {"code": 1, "apart/shifted": 1, "low": _QUADS, "middle": _QUADS, "upper": _UPPER_BYTES}
+        code, shifted, low, middle, upper = self.parts(numbers, sizes, "octets/split")
+        digits = self.looked_up(_digits_of_bytes()[:, :QUAD] << 16, upper, "upper/digits")
+        above = self._sum(self._times(middle, [1 << 8], "middle/above"), low, "lower")
+        found = self._sum(above, self.reshaped(digits, [0, 0, 0, _QUADS], "upper/above"), "numbers")
+        powers = [3**octet for octet in range(_UPPER_BYTES)]
+        parts = self._times(self.looked_up(_digits_of_bytes()[:, QUAD], upper, "apart/digits"), powers, "apart/parts")
+        row = self.looked_up(_rows_apart(), self.over("ReduceSum", parts, "apart/place", keep=False), "apart/row")
+        steps = self.looked_up(np.arange(-128, 128, dtype=np.float32), shifted, "apart/steps")
+        quads = self.reshaped(self.levels(found), [0, 0, 0, BLOCK], "levels")
+        return self._turned(self.op("Add", quads, self.op("Mul", row, steps, name="apart"), name="rotated"), code)
 
-    def _levels(self, numbers: str) -> str:
-        """What numbers stand for, in scales, [.., blocks, 64]."""
-        index = self.cast(numbers, TensorProto.INT32, "numbers/index")
-        table = self.table_of_levels()
-        quads = self._graph.node("Gather", [table, index], f"{self._path}/quads", axis=0)
-        return self.op("Reshape", quads, self.shape("levels/flat", [0, 0, 0, BLOCK]), name="levels")
+    def _times(self, x: str, factors: Sequence[int], name: str) -> str:
+        whole = self.constant(f"{name}/factors", np.array(factors, np.int32))
+        return self._graph.node("Mul", [x, whole], f"{self._path}/{name}")
 
-    def _parts(self, x: str, sizes: dict[str, int], name: str) -> list[str]:
-        outputs = [f"{self._path}/{part}" for part in sizes]
-        lengths = self.constant(f"{name}/sizes", np.array(list(sizes.values()), np.int64))
-        self._graph.node("Split", [x, lengths], f"{self._path}/{name}", outputs=outputs, axis=-1)
-        return outputs
+    def _sum(self, x: str, y: str, name: str) -> str:
+        return self._graph.node("Add", [x, y], f"{self._path}/{name}")
 
-    def _turned(self, rotated: str, scale: str) -> str:
-        """Rotated back; the matrix is its own inverse."""
-        return self.op("Mul", self.op("MatMul", rotated, hadamard(), name="turned"), scale, name="scaled")
+    def _turned(self, rotated: str, code: str) -> str:
+        """Rotated back, and times the code's scale; the matrix is its own inverse."""
+        turned = self.op("MatMul", rotated, hadamard(), name="turned")
+        return self.op("Mul", turned, self.looked_up(scales(), code, "scale"), name="scaled")
 
 
 def scales() -> Floats:
@@ -338,33 +317,43 @@ def _bends() -> Floats:
     return np.kron(np.eye(_QUADS), quad).astype(np.float32)
 
 
-def _octets_of_places() -> Floats:
-    """Of the value apart's place, one of 64, what its digits base 3 add to the upper bytes: they are the last there."""
-    return np.array([_base_3(place, _UPPER_BYTES) for place in range(BLOCK)], np.float32) * np.float32(3**QUAD)
+def _codes_above() -> npt.NDArray[np.int64]:
+    """The code whose scale is the least of so many, int64 [256]; with none, the one of what is not finite."""
+    return NOT_FINITE - np.arange(NOT_FINITE + 1)
 
 
-def _octets_of_digits() -> Floats:
-    """What makes the upper bytes of the numbers' digits."""
-    made = np.zeros((_QUADS, _UPPER_BYTES), np.float32)
+def _by_codes_above() -> dict[str, Floats]:
+    """Codes and their scales by how many scales are as large or larger."""
+    return {"code": _codes_above().astype(np.float32), "scale": scales()[_codes_above()]}
+
+
+def _octets_of() -> Floats:
+    """What makes bytes (steps, low, middle, upper) of steps, numbers, these without one byte and two, and `_tails`."""
+    made = np.zeros((1 + 3 * _QUADS + _UPPER_BYTES + 1, 1 + 2 * _QUADS + _UPPER_BYTES), np.float32)
+    low, middle, upper = 1, 1 + _QUADS, 1 + 2 * _QUADS
+    made[0, 0] = made[-1, 0] = 1
     for quad in range(_QUADS):
-        made[quad, quad // QUAD] = 3 ** (quad % QUAD)
+        made[1 + quad, low + quad] = made[1 + _QUADS + quad, middle + quad] = 1
+        made[1 + _QUADS + quad, low + quad] = made[1 + 2 * _QUADS + quad, middle + quad] = -(2**8)
+        made[1 + 2 * _QUADS + quad, upper + quad // QUAD] = 3 ** (quad % QUAD)
+    made[-1 - _UPPER_BYTES : -1, upper:] = np.eye(_UPPER_BYTES)
     return made
 
 
-def _digits_of_bytes() -> Floats:
+def _tails() -> Floats:
+    """What a place of the value apart adds to upper bytes, whose last digits it is, and what is added to its steps."""
+    digits = np.array([_base_3(place, _UPPER_BYTES) for place in range(BLOCK)]) * 3**QUAD
+    return np.concatenate([digits, np.full((BLOCK, 1), 128)], axis=1).astype(np.float32)
+
+
+def _rows_apart() -> Floats:
+    """Of each place a row of the Hadamard matrix, halved; nothing for places that no block has."""
+    return np.concatenate([hadamard() / 2, np.zeros((3**_UPPER_BYTES - BLOCK, BLOCK), np.float32)])
+
+
+def _digits_of_bytes() -> npt.NDArray[np.int32]:
     """Of each upper byte its five digits base 3; of those above 242 the ones that are left."""
-    return np.array([_base_3(octet, _DIGITS) for octet in range(256)], np.float32)
-
-
-def _numbers_of_parts() -> Floats:
-    """What makes numbers and the place of low bytes, middle bytes and the upper bytes' digits."""
-    made = np.zeros((2 * _QUADS + _UPPER_BYTES * _DIGITS, _QUADS + 1), np.float32)
-    for quad in range(_QUADS):
-        made[quad, quad], made[_QUADS + quad, quad] = 1, 2**8
-        made[2 * _QUADS + quad // QUAD * _DIGITS + quad % QUAD, quad] = 2**16
-    for octet in range(_UPPER_BYTES):
-        made[2 * _QUADS + octet * _DIGITS + QUAD, _QUADS] = 3**octet
-    return made
+    return np.array([_base_3(octet, _DIGITS) for octet in range(256)], np.int32)
 
 
 def _base_3(value: int, digits: int) -> list[int]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.int64]
+Doubled = npt.NDArray[np.int32]
 
 LARGEST_SQUARE = 563
 """Points p are those with |2 p|² up to this: 193,849 of them, which fit into 2¹⁶ · 3 numbers."""
@@ -35,13 +36,16 @@ _SIDE = 2 * REACH + 1
 @functools.cache
 def points() -> Points:
     """Of each number the point, doubled, int64 [193849, 4]: by |2 p|², then by coordinates from the first on."""
-    even, odd = np.arange(-22, 23, 2), np.arange(-23, 24, 2)
-    cubes = [np.stack(np.meshgrid(*[axis] * 4, indexing="ij"), -1).reshape(-1, 4) for axis in (even, odd)]
-    doubled = np.concatenate(cubes)
-    squares = np.square(doubled).sum(-1)
-    inside, squares = doubled[squares <= LARGEST_SQUARE], squares[squares <= LARGEST_SQUARE]
-    found: Points = inside[np.lexsort((*inside.T[::-1], squares))]
-    return found
+    found = []
+    for axis in (np.arange(-22, 23, 2), np.arange(-23, 24, 2)):
+        pairs = np.add.outer(axis**2, axis**2)
+        places = np.nonzero(np.add.outer(pairs, pairs) <= LARGEST_SQUARE)
+        found.append(np.stack([axis[place] for place in places]))
+    doubled = np.concatenate(found, axis=1)
+    key = np.square(doubled).sum(0)
+    for coordinate in doubled:
+        key = key << 6 | coordinate + 32
+    return np.ascontiguousarray(doubled[:, np.argsort(key)].T)
 
 
 @functools.cache
@@ -56,18 +60,23 @@ def levels() -> Floats:
 
 @functools.cache
 def numbers_of_cells() -> Floats:
-    """Of each cell, by `cell_strides` and `HALF_CELLS`, its point's number; of one outside of the ball a near one's."""
-    axis = np.arange(-REACH, REACH + 1, dtype=np.float64)
-    corners = np.stack(np.meshgrid(*[axis] * 4, indexing="ij"), -1).reshape(-1, 4)
-    cells = np.concatenate([corners, corners + 0.5])
-    at = (2 * cells).astype(np.int64)
+    """Of each cell, by `cell_strides` and `HALF_CELLS`, its point's number; of one outside of the ball a near one's.
+
+    Coordinates are rows here: sums over four neighbours in memory would take ten times as long.
+    """
+    cells = _cells()
+    at = (2 * cells).astype(np.int32)
+    outside = np.flatnonzero(np.square(at).sum(0) > LARGEST_SQUARE)
+    away = cells[:, outside]
     for shrinks in range(1, 20):
-        outside = np.flatnonzero(np.square(at).sum(-1) > LARGEST_SQUARE)
         if not len(outside):
             break
-        at[outside] = _doubled_nearest(cells[outside] * _shrunk(cells[outside], shrinks))
-    numbers = np.zeros(len(cells), np.float32)
-    numbers[_index(points())] = np.arange(len(points()))
+        near = _doubled_nearest(_shrunk(away, shrinks))
+        at[:, outside] = near
+        still = np.square(near).sum(0) > LARGEST_SQUARE
+        outside, away = outside[still], away[:, still]
+    numbers = np.zeros(cells.shape[1], np.float32)
+    numbers[_index(points().T.astype(np.int32))] = np.arange(len(points()))
     return numbers[_index(at)]
 
 
@@ -81,19 +90,31 @@ HALF_CELLS = WHOLE_CELLS + _SIDE**4
 """Added to coordinates times strides: of cells around whole numbers, and of those above them by a half."""
 
 
-def _shrunk(cells: npt.NDArray[np.float64], shrinks: int) -> npt.NDArray[np.float64]:
-    size = np.sqrt(np.square(cells).sum(-1, keepdims=True))
-    found: npt.NDArray[np.float64] = LARGEST_SQUARE**0.5 / 2 / size * (1.02 - 0.02 * shrinks)
+def _cells() -> Floats:
+    """Every cell's point, float32 [4, 781250]: around whole numbers, then those above them by a half."""
+    axis = np.arange(-REACH, REACH + 1, dtype=np.float32)
+    made = np.empty((4, 2, *[_SIDE] * 4), np.float32)
+    for coordinate, along in zip(made, np.ix_(axis, axis, axis, axis), strict=True):
+        coordinate[0], coordinate[1] = along, along + np.float32(0.5)
+    return made.reshape(4, -1)
+
+
+def _shrunk(cells: Floats, shrinks: int) -> Floats:
+    size = np.sqrt(np.square(cells).sum(0))
+    found: Floats = cells * (np.float32(LARGEST_SQUARE**0.5 / 2 * (1.02 - 0.02 * shrinks)) / size)
     return found
 
 
-def _doubled_nearest(values: npt.NDArray[np.float64]) -> Points:
+def _doubled_nearest(values: Floats) -> Doubled:
+    """Int32 of the same shape."""
     whole = np.round(values)
-    is_half = np.abs(values - whole).sum(-1, keepdims=True) > 1
-    return np.where(is_half, 2 * np.floor(values) + 1, 2 * whole).astype(np.int64)
+    is_half = np.abs(values - whole).sum(0) > 1
+    return np.where(is_half, 2 * np.floor(values) + 1, 2 * whole).astype(np.int32)
 
 
-def _index(doubled: Points) -> Points:
-    is_half = doubled[:, 0] % 2
-    found: Points = (doubled // 2) @ cell_strides()[:, 0].astype(np.int64)
-    return found + np.where(is_half, HALF_CELLS, WHOLE_CELLS)
+def _index(doubled: Doubled) -> Doubled:
+    """Where cells are, int32, of doubled coordinates [4, cells]."""
+    found = np.zeros(doubled.shape[1], np.int32)
+    for coordinate in doubled // 2:
+        found = found * _SIDE + coordinate
+    return found + np.where(doubled[0] & 1, np.int32(HALF_CELLS), np.int32(WHOLE_CELLS))
