@@ -4,10 +4,11 @@
     python benchmarks/packing.py --hidden 4096 [--layers 4] …      random 4-bit weights of an 8B model's proportions
     python benchmarks/packing.py … --operators                     also the operators that take longest, by profile
 
-The engines take turns, step by step, over random values as each link carries them. Prints the raw step's median, and
-for each precision the median of the differences within a turn, ± its standard error, in microseconds and as a share
-of the raw step: one token, 8 rows of one token, a chunk of 64. `codecs`: both codecs alone, warm, in a session of
-nothing else, less what a session of nothing takes.
+First what loading takes: the first one converts the weights (of a model's file), the others have them from its store,
+and int4's tables are made. Then the engines take turns, step by step, over random values as each link carries them.
+Prints the raw step's median, and for each precision the median of the differences within a turn, ± its standard error,
+in microseconds and as a share of the raw step: one token, 8 rows of one token, a chunk of 64. `codecs`: both codecs
+alone, warm, in a session of nothing else, less what a session of nothing takes.
 """
 
 from __future__ import annotations
@@ -185,9 +186,7 @@ def show_operators(hidden: int, precision: Precision, rows: Sequence[Row], threa
     total = Counter[str]()
     for event in nodes:
         total[f"{event['args']['op_name']} {event['name'].removesuffix('_kernel_time')}"] += event["dur"]
-    print(
-        f"  {precision}: {len(total)} operators, {sum(total.values()) / RUNS:.0f} µs and the timing of them, the longest:"
-    )
+    print(f"  {precision}: {len(total)} operators, {sum(total.values()) / RUNS:.0f} µs and their timing, the longest:")
     for name, spent in total.most_common(8):
         print(f"    {spent / RUNS:6.1f} µs  {name}")
 
@@ -205,10 +204,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, model_of(given) as (facts, source), ExitStack() as parts:
         store = None if given.hidden else ReadyStore(Path(folder))
         specs = [middle(facts, given.layers, precision, given.threads) for precision in (Precision.RAW, *PACKED)]
-        engines = [load_engine(spec, source, store) for spec in specs]
-        for engine in engines:
-            parts.callback(engine.close)
         print(f"{facts.name}, layers {specs[0].layers}, {given.threads} thread(s); {describe_machine()}")
+        engines = []
+        for spec in specs:
+            began = time.perf_counter()
+            engines.append(load_engine(spec, source, store))
+            parts.callback(engines[-1].close)
+            print(f"{spec.precision_in}: loaded in {time.perf_counter() - began:.2f} s")
         for name, rows in [("chunk of 64", STEPS["chunk of 64"]), *list(STEPS.items())[:2]]:
             values = values_of(facts.hidden, rows)
             turns = [

@@ -147,13 +147,13 @@ class _Packer(_Codec):
         `doubled`: twice the values, [.., blocks, 1, 64]. The value apart is a whole number of half scales, so halved
         rows of the Hadamard matrix take it out of what was rotated. Behind the one, two candidates have their place.
         """
-        rotated = self.op("MatMul", doubled, hadamard() / 2, name="rotated")
+        rotated = self.op("MatMul", doubled, _half_hadamard(), name="rotated")
         sizes = self.op("Abs", doubled, name="sizes")
         place = self._graph.node("ArgMax", [sizes], f"{self._path}/apart/place", axis=-1, keepdims=0)
         last = self.constant("last", np.array([-1], np.int64))
         index = self._graph.node("Unsqueeze", [place, last], f"{self._path}/apart/index")
         top = self._graph.node("GatherElements", [doubled, index], f"{self._path}/apart/doubled", axis=-1)
-        row = self.looked_up(hadamard() / 2, place, "apart/row")
+        row = self.looked_up(_half_hadamard(), place, "apart/row")
         others = self.op("Sub", rotated, self.op("Mul", row, top, name="apart/rotated"), name="others")
         codes, scale = self._two_scales(self._measure(others, top))
         steps = self.op("Round", self.op("Div", top, scale, name="apart/ratio"), name="apart/steps")
@@ -270,12 +270,16 @@ class _Unpacker(_Codec):
         digits = self.looked_up(_digits_of_bytes()[:, :QUAD] << 16, upper, "upper/digits")
         above = self._sum(self._times(middle, [1 << 8], "middle/above"), low, "lower")
         found = self._sum(above, self.reshaped(digits, [0, 0, 0, _QUADS], "upper/above"), "numbers")
-        powers = [3**octet for octet in range(_UPPER_BYTES)]
-        parts = self._times(self.looked_up(_digits_of_bytes()[:, QUAD], upper, "apart/digits"), powers, "apart/parts")
-        row = self.looked_up(_rows_apart(), self.over("ReduceSum", parts, "apart/place", keep=False), "apart/row")
+        place = self.over("ReduceSum", self._parts_of_place(upper), "apart/place", keep=False)
+        row = self.looked_up(_rows_apart(), self.cast(place, TensorProto.INT32, "apart/index"), "apart/row")
         steps = self.looked_up(np.arange(-128, 128, dtype=np.float32), shifted, "apart/steps")
         quads = self.reshaped(self.levels(found), [0, 0, 0, BLOCK], "levels")
         return self._turned(self.op("Add", quads, self.op("Mul", row, steps, name="apart"), name="rotated"), code)
+
+    def _parts_of_place(self, upper: str) -> str:
+        digits = self.looked_up(_digits_of_bytes()[:, QUAD].astype(np.float32), upper, "apart/digits")
+        powers = np.array([3**octet for octet in range(_UPPER_BYTES)], np.float32)
+        return self.op("Mul", digits, powers, name="apart/parts")
 
     def _times(self, x: str, factors: Sequence[int], name: str) -> str:
         whole = self.constant(f"{name}/factors", np.array(factors, np.int32))
@@ -304,6 +308,10 @@ def hadamard() -> Floats:
     while len(made) < BLOCK:
         made = np.block([[made, made], [made, -made]])
     return (made / np.float32(BLOCK**0.5)).astype(np.float32)
+
+
+def _half_hadamard() -> Floats:
+    return hadamard() * np.float32(0.5)
 
 
 def _of_quads(weights: npt.NDArray[np.generic]) -> Floats:
@@ -348,7 +356,7 @@ def _tails() -> Floats:
 
 def _rows_apart() -> Floats:
     """Of each place a row of the Hadamard matrix, halved; nothing for places that no block has."""
-    return np.concatenate([hadamard() / 2, np.zeros((3**_UPPER_BYTES - BLOCK, BLOCK), np.float32)])
+    return np.concatenate([_half_hadamard(), np.zeros((3**_UPPER_BYTES - BLOCK, BLOCK), np.float32)])
 
 
 def _digits_of_bytes() -> npt.NDArray[np.int32]:
