@@ -39,7 +39,7 @@ from hyperlane.wire.tcp import TcpLink
 ALL, SECONDS = 1, 60.0
 FACTS = toy_facts(hidden=4096, context=8192)
 COST = FakeCost(1.5e-3, 0, 0.15e-3)
-INSIDE = "HYPERLANE_OVERLAP_INSIDE"
+INSIDE = "BENCH_OVERLAP_INSIDE"
 NO_LIMIT = "none"
 
 
