@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from hyperlane.testing.chaos import cluster
 from hyperlane.testing.chaos.audit import Allowance, Level, grown
-from hyperlane.testing.chaos.cluster import WorkerKind
+from hyperlane.testing.chaos.cluster import WorkerKind, free_ports
 from hyperlane.testing.chaos.run import Scene, run_chaos
 from hyperlane.testing.chaos.schedule import Kind, Moment, sampler, schedule
 from hyperlane.testing.chaos.standstill import overlap_s
@@ -57,6 +58,13 @@ def test_what_a_process_holds_more_than_it_may_is_told():
         "it has 3 more sockets",
         "it has 20 MiB more",
     ]
+
+
+def test_ports_that_were_given_out_are_given_to_nobody_else(monkeypatch):
+    monkeypatch.setattr(cluster, "_given", set())
+    monkeypatch.setattr(cluster, "PORTS", (21000, 21040))
+    given = [free_ports(2) for _ in range(8)]
+    assert len({port for first in given for port in (first, first + 1)}) == 2 * len(given)
 
 
 def test_of_a_gap_what_nothing_moved_does_not_count():

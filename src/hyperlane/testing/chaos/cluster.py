@@ -219,14 +219,21 @@ async def _is_free(client: WorkerClient) -> bool:
     return health.lease_s == 0 and not health.stages
 
 
+_given: set[int] = set()
+"""Ports that were given out: whoever has them may not listen yet."""
+
+
 def free_ports(count: int) -> int:
-    """The first of so many neighbouring ports that are free now."""
+    """The first of so many neighbouring ports that are free now, and that nobody else here was given."""
     while True:
         first = random.randrange(PORTS[0], PORTS[1] - count)
+        if not _given.isdisjoint(range(first, first + count)):
+            continue
         try:
             for port in range(first, first + count):
                 with socket.create_server(("127.0.0.1", port)):
                     pass
         except OSError:
             continue
+        _given.update(range(first, first + count))
         return first
