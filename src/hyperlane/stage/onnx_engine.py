@@ -25,6 +25,7 @@ from hyperlane.stage.onnx_errors import ORT_ERRORS
 from hyperlane.stage.onnx_runs import Asked, Run, Sessions
 from hyperlane.stage.options import EngineOptions
 from hyperlane.stage.providers import provider_of
+from hyperlane.stage.residency import release_freed
 from hyperlane.stage.rows import SlotLengths, check_rows, check_size
 from hyperlane.stage.runs import Batch, Piece, Runs, arrange, bucket, run_tokens
 
@@ -158,6 +159,7 @@ class OnnxEngine:
         self._sessions = None
         self._keep = None
         self._memory.close()
+        release_freed()
 
     # --- runs --------------------------------------------------------------------------------------------
 

@@ -20,12 +20,20 @@ def release_after_load(root: Path) -> None:
     """Unmap the resident pages of files below `root`, but of no mapping that holds changed pages; trim the heap."""
     if sys.platform != "linux":
         return
+    release_freed()
     libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "malloc_trim"):  # glibc's
-        libc.malloc_trim(ctypes.c_size_t(0))
     for begin, end in _clean_mappings(Path("/proc/self/smaps").read_text(encoding="utf-8"), str(root.resolve())):
         if libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONTNEED):
             log.debug("madvise: errno %d", ctypes.get_errno())
+
+
+def release_freed() -> None:
+    """Trim the heap: each thread that computed has a part of it, which keeps what a stage freed till the next load."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def _clean_mappings(smaps: str, root: str) -> Iterator[tuple[int, int]]:
