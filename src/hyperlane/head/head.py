@@ -321,7 +321,7 @@ class Head:
 
     def done(self) -> tuple[Achieved, int]:
         """What the last plan did of late, and how many tokens were generated since the start."""
-        achieved = self._last.pace.achieved() if self._last is not None else Achieved()
+        achieved = self._last.achieved() if self._last is not None else Achieved()
         return achieved, self._counters.completion_tokens
 
     # --- what it knows -----------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ class Head:
             hop_p99_us=loop.timings.hop_p99_us,
             sent_bytes_per_token=loop.timings.sent_bytes_per_token,
             losses=counters.losses,
-            achieved=loop.pace.achieved(),
+            achieved=loop.achieved(),
             endings=counts.endings,
             refusals=counts.refusals,
         )

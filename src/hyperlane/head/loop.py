@@ -11,7 +11,7 @@ from collections.abc import Collection
 from collections.abc import Sequence as Many
 from typing import NamedTuple
 
-from hyperlane.core import Failed, Finished, FinishReason, Kept, Plan
+from hyperlane.core import Achieved, Failed, Finished, FinishReason, Kept, Plan
 from hyperlane.errors import EngineFault, HyperlaneError, StepOverdue
 from hyperlane.head.ahead import Ahead, look_ahead
 from hyperlane.head.costs import FrameCosts
@@ -109,6 +109,11 @@ class Loop:
     def active(self) -> int:
         """Requests that have a slot."""
         return len(self._lanes.running)
+
+    def achieved(self) -> Achieved:
+        """The speeds of late, of a prompt's first token for the length that the plan's prediction is about."""
+        said = self.plan.prediction
+        return self.pace.achieved(said.prompt_tokens if said is not None else 0)
 
     def holds(self, prompt: list[int]) -> int:
         """How many tokens of a prompt its slots hold, or will when what waits is computed: a hint, from any thread."""

@@ -64,3 +64,12 @@ def test_a_head_keeps_in_flight_what_its_plan_was_predicted_with():
     assert (policy.max_frames, policy.decode_groups) == (6, 3)
     asked = HeadOptions(frames_in_flight=1, decode_groups=1).policy(predicted)
     assert (asked.max_frames, asked.decode_groups) == (1, 1)
+
+
+def test_the_first_token_is_told_of_the_prompt_that_is_nearest_in_length_to_the_one_asked_for():
+    pace = Pace()
+    for seconds, prompt in ((0.5, 500), (0.6, 500), (2.0, 2000), (0.1, 16)):
+        pace.first(seconds, prompt)
+    assert (pace.achieved(512).ttft_s, pace.achieved(512).prompt_tokens) == (0.6, 500)
+    assert pace.achieved(9000).prompt_tokens == 2000
+    assert pace.achieved().prompt_tokens == 16
