@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ REAL_MODELS = {"smollm2_path", "gemma3_path"}
 DOWNLOAD_TIMEOUT_S = 1800
 
 _models_dir = config.load(config.Paths).models
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A suite started in the background by a script ignores Ctrl-C, and so would every process it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
