@@ -137,7 +137,7 @@ def required(name: str) -> CatalogueEntry:
         near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UnknownModel(
-            f"no model is called '{name}'; {hint}Known names: {', '.join(names)}; or give the path of a GGUF file"
+            f"no model is called '{name}'; {hint}known names: {', '.join(names)}; or give the path of a GGUF file"
         )
     return entry
 

@@ -60,7 +60,7 @@ def test_a_path_resolves_to_itself(tmp_path, monkeypatch):
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_names(tmp_path):
     with pytest.raises(UnknownModel, match=r"'smollm-135m'; did you mean smollm2-135m\?.*gemma3-270m.*GGUF file"):
         resolve("smollm-135m", Library(tmp_path))
-    with pytest.raises(UnknownModel, match=r"'zzz'; Known names: smollm2-135m"):
+    with pytest.raises(UnknownModel, match=r"'zzz'; known names: smollm2-135m"):
         resolve("zzz", Library(tmp_path))
 
 

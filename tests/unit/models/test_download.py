@@ -234,6 +234,6 @@ def test_processes_that_fetch_at_once_all_get_the_file(index, models_dir):
 
 
 def test_an_unknown_name_is_not_pulled(models_dir):
-    with pytest.raises(UnknownModel, match="Known names"):
+    with pytest.raises(UnknownModel, match="known names"):
         pull("nothing-such", models_dir)
     assert not models_dir.exists()
