@@ -42,6 +42,7 @@ PACKED_TOLERANCE = {Precision.INT8: 0.2, Precision.INT4: 1.5}
 
 CUDA = EngineOptions(device="cuda")
 UNCAPTURED = EngineOptions(device="cuda", capture=False)
+APART = EngineOptions(device="cuda", fuse=False)
 TOLERANCE = 0.1
 """Of a logit; these models' logits have a standard deviation of about 2.5. Float16 products summed in another order."""
 
@@ -99,6 +100,21 @@ def test_cuda_answers_as_float32_on_the_cpu_does(model, tmp_path):
             found.append(np.stack(logits))
     print(model, "std", found[0].std(), "largest difference", np.abs(found[0] - found[1]).max())
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=2 * TOLERANCE * max(1.0, found[0].std()))
+
+
+def test_what_goes_in_with_the_hidden_states_gives_what_it_gives_in_a_copy_of_its_own(tmp_path):
+    path = write_tiny_model(tmp_path / "tiny.gguf", MODELS["llama"])
+    found = []
+    for options in (APART, CUDA):
+        harness = harness_of(path, options)
+        with harness.pipeline(3) as pipeline:
+            steps = []
+            for position, token in enumerate(some_tokens(harness.facts, 48)):
+                slots = range(1 + position % 4)
+                rows = [Row(slot, position // 4, 1, (0,), top_k=8) for slot in slots]
+                steps += [np.array(answer[0].logits) for answer in pipeline.step(rows, [token] * len(rows))]
+            found.append(np.stack(steps))
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_replayed_step_equals_one_that_was_not_captured_at_every_length(tmp_path):

@@ -97,11 +97,23 @@ class Question:
 class Binding:
     """Arrays of one run shape, bound. The small ones are its own, to be written before and read after a run.
 
-    They share one block, what goes in before what comes out, so that each way is one copy to a device.
+    They share one block, what goes in before what comes out, so that each way is one copy to a device. `fused`: what
+    goes in lies on the device right before the tokens, so that one copy takes both.
     """
 
-    def __init__(self, session: Session, shape: RunShape, memory: Memory, options: object, vocab: int) -> None:
-        """Bind to `memory`; `session` and `options` are what it is run by."""
+    def __init__(  # noqa: PLR0917
+        self,
+        session: Session,
+        shape: RunShape,
+        memory: Memory,
+        options: object,
+        vocab: int,
+        fused: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Bind to `memory`; `session` and `options` are what it is run by.
+
+        `fused`: room for `bytes_in` of the shape, which other shapes may use between runs, and the tokens behind it.
+        """
         self.session = session
         self.io = session.io_binding()
         self.shape = shape
@@ -111,6 +123,7 @@ class Binding:
         self.tokens_in: npt.NDArray[Any] | None = None
         self.hidden_out: npt.NDArray[Any] | None = None
         self._memory = memory
+        self.fused = fused
         self._owned: list[npt.NDArray[Any]] = []
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._block = memory.lend(_block_bytes(shape, vocab))
@@ -177,6 +190,10 @@ class Binding:
 
     def push(self) -> None:
         """Let the run see what goes in."""
+        if self.fused is not None:
+            self.fused[: self._end_in] = self._block[: self._end_in]
+            self._memory.push(self.fused)
+            return
         if self.tokens_in is not None:
             self._memory.push(self.tokens_in)
         self._memory.push(self._block[: self._end_in])
@@ -190,9 +207,11 @@ class Binding:
         self._memory.pull(self._block[self._end_in : self._end])
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        begin = self._end
         array = self._place(shape, np.dtype(dtype))
         self._end_in = self._end
-        self._bind_array(self.io.bind_input, name, array)
+        where = None if self.fused is None else self.fused[begin : begin + array.nbytes]
+        self._bind_array(self.io.bind_input, name, array, where)
         return array
 
     def _give(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -215,10 +234,14 @@ class Binding:
             self._inputs[name] = array
         return array
 
-    def _bind_array(self, bind: Callable[..., None], name: str, array: npt.NDArray[Any]) -> None:
+    def _bind_array(
+        self, bind: Callable[..., None], name: str, array: npt.NDArray[Any], where: npt.NDArray[Any] | None = None
+    ) -> None:
+        """`where`: what the run sees in its place."""
         assert array.flags.c_contiguous
         self._owned.append(array)
-        self._bind(bind, name, array.dtype, array.shape, self._memory.address(array), self._memory.provider)
+        place = self._memory.address(array if where is None else where)
+        self._bind(bind, name, array.dtype, array.shape, place, self._memory.provider)
         if self._memory.takes_when_bound and bind == self.io.bind_input:
             self._inputs[name] = array
 
@@ -232,6 +255,12 @@ class Binding:
         provider: str,
     ) -> None:
         bind(name, provider, self._memory.index, dtype.type, shape, place)
+
+
+def bytes_in(shape: RunShape) -> int:
+    """What the small arrays that go in take, one behind the other."""
+    of_wanted = (8, 4, 8 * shape.extra)
+    return _aligned(4 * shape.lengths) + sum(_aligned(shape.wanted * nbytes) for nbytes in of_wanted)
 
 
 def _aligned(nbytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ class Buffers:
     `frame_in` and `frame_out` hold a whole frame; `slots_in` and `slots_out` one token of each slot, by slot, so that
     a range of slots is contiguous. `frame_out` and `slots_out` are None on a last stage.
     `aside`: where a run that takes one-token rows and a prompt's piece has both, in `frame_in` and `frame_out`.
+    `fused`: `slots_in` behind room for what goes in beside it, so that one copy takes both; None: it lies alone.
     `banks`: where a frame's tokens begin in these two, for each of its banks.
     """
 
@@ -43,27 +45,41 @@ class Buffers:
     slots_out: Values | None
     aside: int
     banks: tuple[int, int]
+    fused: Values | None = None
 
     @classmethod
-    def make(cls, spec: StageSpec, memory: Memory, element: ElementType) -> Buffers:
-        """Buffers for a stage's largest frame."""
+    def make(cls, spec: StageSpec, memory: Memory, element: ElementType, header: int = 0) -> Buffers:
+        """Buffers for a stage's largest frame. `header`: bytes before `slots_in`, whole alignments."""
         aside = spec.max_step_tokens + MOST_STAND_INS
         second = aside + spec.slots + RUN_TOKENS + 1
         tokens = second + aside
 
-        def hidden(count: int, precision: Precision) -> Values:
-            if not precision.packs:
-                own = element if precision is Precision.RAW else ElementType.F32
-                return memory.array((count, spec.model.hidden), DTYPES[own])
-            return memory.array((count, token_bytes(spec.model.hidden, precision, element)), np.uint8)
+        def hidden(precision: Precision) -> tuple[tuple[int, ...], np.dtype[Any]]:
+            if precision.packs:
+                return (token_bytes(spec.model.hidden, precision, element),), np.dtype(np.uint8)
+            return (spec.model.hidden,), DTYPES[element if precision is Precision.RAW else ElementType.F32]
 
-        def given(count: int) -> Values:
-            return memory.array((count,), np.int32) if spec.is_first else hidden(count, spec.precision_in)
+        shape, dtype = ((), np.dtype(np.int32)) if spec.is_first else hidden(spec.precision_in)
 
         def passed(count: int) -> Values | None:
-            return None if spec.is_last else hidden(count, spec.precision_out)
+            if spec.is_last:
+                return None
+            shape, dtype = hidden(spec.precision_out)
+            return memory.array((count, *shape), dtype)
 
-        return cls(given(tokens), given(spec.slots), passed(tokens), passed(spec.slots), aside, (0, second))
+        slots = header + spec.slots * math.prod(shape) * dtype.itemsize
+        fused = memory.array((slots,), np.uint8)
+        slots_in = fused[header:].view(dtype).reshape(spec.slots, *shape)
+        frame_in = memory.array((tokens, *shape), dtype)
+        ends = passed(tokens), passed(spec.slots)
+        return cls(frame_in, slots_in, *ends, aside, (0, second), fused if header else None)
+
+    def fused_with(self, values: Values, nbytes: int) -> Values | None:
+        """`nbytes` before `slots_in`, and of it `values`, which begin it; None: there is no room, or it is not they."""
+        if self.fused is None or values.ctypes.data != self.slots_in.ctypes.data:
+            return None
+        header = self.fused.nbytes - self.slots_in.nbytes
+        return self.fused[header - nbytes : header + values.nbytes] if nbytes <= header else None
 
     @property
     def nbytes(self) -> int:

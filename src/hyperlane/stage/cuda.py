@@ -174,6 +174,7 @@ class CudaMemory:
 
     provider = "cuda"
     captures = True
+    copies = True
     takes_when_bound = False
 
     def __init__(self, index: int = 0) -> None:

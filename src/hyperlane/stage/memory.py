@@ -48,6 +48,7 @@ class Entries(Protocol):
 class Memory(Protocol):
     """The memory of one device. `captures`: runs can be captured and replayed, if their shapes are kept.
 
+    `copies`: `push` copies, so that one of what lies side by side costs less than two.
     `takes_when_bound`: a run sees what was in an array when it was bound, so that it is to be bound anew.
     """
 
@@ -63,6 +64,9 @@ class Memory(Protocol):
 
     @property
     def captures(self) -> bool: ...
+
+    @property
+    def copies(self) -> bool: ...
 
     @property
     def takes_when_bound(self) -> bool: ...
@@ -152,6 +156,7 @@ class HostMemory:
     provider = "cpu"
     index = 0
     captures = False
+    copies = False
     takes_when_bound = False
 
     def most_tokens(self, window: int) -> int:

@@ -17,7 +17,7 @@ from hyperlane.graph import names
 from hyperlane.graph.candidates import parts_of
 from hyperlane.stage.answers import Answers, Place, RunAnswer
 from hyperlane.stage.arena import KvArena, positions
-from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape
+from hyperlane.stage.bindings import SLOTS, Binding, BindingCache, RunShape, bytes_in
 from hyperlane.stage.buffers import Buffers, all_finite, as_bytes
 from hyperlane.stage.memory import Memory
 from hyperlane.stage.numbers import element_of, numbers_of
@@ -64,7 +64,9 @@ class OnnxEngine:
         self._run_tokens = memory.most_tokens(spec.model.window) or row.run_tokens or run_tokens(spec.model)
         self._element = element_of(numbers)
         self._arena = KvArena.make(spec, memory, half=numbers.cache_dtype == np.float16)
-        self._buffers = Buffers.make(spec, memory, self._element)
+        all_slots = RunShape(0, spec.slots, 1, SLOTS, wanted=spec.slots if spec.is_last else 0)
+        header = bytes_in(all_slots) if options.fuse and memory.copies else 0
+        self._buffers = Buffers.make(spec, memory, self._element, header)
         self._lengths = SlotLengths(spec.slots)
         self._answers = Answers(spec.model.vocab)
         self._bindings = BindingCache(self._bind)
@@ -269,6 +271,8 @@ class OnnxEngine:
             for one in run.asked:
                 if extra := one.row.extra_ids:
                     question.extra[one.line, : len(extra)] = [one.line * vocab + token for token in extra]
+        if binding.fused is not None and any(run.binding.fused is not None for run in self._begun):
+            self._memory.wait()  # until the other's is copied
         binding.push()
         binding.session.run_with_iobinding(binding.io, binding.options)
         binding.pull()
@@ -316,14 +320,15 @@ class OnnxEngine:
         assert self._sessions is not None
         spec, buffers = self._spec, self._buffers
         session = self._sessions.of(shape)
-        binding = Binding(session, shape, self._memory, self._run_options(shape.captured), spec.model.vocab)
-        binding.bind_cache(self._arena)
         source, target = (
             (buffers.slots_in, buffers.slots_out) if shape.at < 0 else (buffers.frame_in, buffers.frame_out)
         )
         first = shape.slot if shape.at < 0 else shape.at
         part, grid = slice(first, first + math.prod(shape.grid)), shape.grid
         given = source[part].reshape(*grid, *source.shape[1:])
+        fused = buffers.fused_with(given, bytes_in(shape))
+        binding = Binding(session, shape, self._memory, self._run_options(shape.captured), spec.model.vocab, fused)
+        binding.bind_cache(self._arena)
         binding.bind_tokens(names.TOKENS if spec.is_first else names.HIDDEN_IN, given)
         if target is None:
             binding.bind_question(self._parts)

@@ -46,6 +46,7 @@ class EngineOptions:
     `spinning`: idle threads poll for work, which helps only where nothing else wants the cores.
     `device`: a provider's name in `stage.providers`, which may need another arithmetic or form of the weights, and
     then takes it; `device_index`: which of its devices. `capture`: replay decode steps where the device can.
+    `fuse`: the small things that a batch needs go to a device in one copy with its tokens or hidden states.
     `single`: float32 throughout, for a device that computes in float16 as a rule, but does not have it.
     """
 
@@ -56,6 +57,7 @@ class EngineOptions:
     device: str = "cpu"
     device_index: int = 0
     capture: bool = True
+    fuse: bool = True
     single: bool = False
 
 
