@@ -61,6 +61,7 @@ class AutoDistributedModel:
         *,
         local_workers: int | None = None,
         workers: Sequence[str | Address] | None = None,
+        devices: str | Sequence[str | int] | None = None,
         report: Report | None = None,
         **settings: Any,  # noqa: ANN401 (the fields of ServeConfig)
     ) -> Self:
@@ -69,11 +70,13 @@ class AutoDistributedModel:
         With no workers named it runs on this machine and on those of its cluster that are found (`DiscoveryManager`).
 
         `model`: a name of the catalogue, hf.co/OWNER/REPO:QUANTISATION, a URL or a path. `workers`: control addresses,
-        HOST:PORT. `report` is told how the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as
+        HOST:PORT. `devices`: a local worker for each, as `--devices` of `hyperlane serve`: "all" GPUs, their numbers as in
+        [0, 2], or names as in ["cuda:0", "cpu"]; not beside `local_workers` or `device`. `report` is told how the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as
         `slots`, `context`, `replicas=2` or `spare=True`.
 
         Raises:
-            UsageError: an unknown model or setting.
+            UsageError: an unknown model or setting, or settings that exclude each other.
+            RuntimeMissing: a device that is asked for cannot be used here.
             ModelError: the file cannot be used.
             ClusterError: a worker cannot be reached, or the model does not fit.
 
@@ -82,7 +85,7 @@ class AutoDistributedModel:
         from hyperlane.node import Looking, start_serving
 
         given = {"model": model, "local_workers": local_workers, "workers": tuple(workers) if workers else None}
-        chosen = config.load(config.ServeConfig, **given, **settings)
+        chosen = config.load(config.ServeConfig, **given, devices=devices, **settings)
         looking = Looking(config.load(config.DiscoveryConfig))
         return cls(start_serving(chosen, report or silent, looking=looking))
 

@@ -95,6 +95,13 @@ def test_a_wrong_option_is_refused_at_once(model, option):
         model.generate("the", **option)
 
 
+def test_each_of_the_devices_that_are_asked_for_is_a_worker(model, tiny_model):
+    with AutoDistributedModel.from_pretrained(tiny_model, devices=["cpu", "cpu"], threads=1) as other:
+        assert [stage.worker.device for stage in other.plan.stages] == ["cpu", "cpu"]
+        assert len({stage.worker.control for stage in other.plan.stages}) == 2
+        assert other.generate("the ring", **GREEDY) == model.generate("the ring", **GREEDY)
+
+
 def test_an_unknown_model_starts_nothing():
     before = psutil.Process().children(recursive=True)
     with pytest.raises(UnknownModel):

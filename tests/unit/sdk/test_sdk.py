@@ -17,9 +17,10 @@ from hyperlane.core import (
     SamplingParams,
     Usage,
 )
-from hyperlane.errors import InvalidRequest, PipelineLost
+from hyperlane.errors import ConfigError, InvalidRequest, PipelineLost
 from hyperlane.sdk import AutoDistributedModel, sampling_params
 from hyperlane.testing.fake_generator import Answer, FakeGenerator
+from hyperlane.testing.tiny_models import write_tiny_model
 
 
 class FakeServing:
@@ -46,6 +47,30 @@ def test_the_package_offers_the_model_class_on_first_use():
     assert hyperlane.AutoDistributedModel is AutoDistributedModel
     with pytest.raises(AttributeError, match="nonsense"):
         _ = hyperlane.nonsense
+
+
+@pytest.mark.parametrize(
+    ("devices", "meant"),
+    [(None, ()), ("all", ("all",)), ([0, 2], ("0", "2")), (["cuda:1", "cpu", "cpu"], ("cuda:1", "cpu", "cpu"))],
+)
+def test_devices_are_those_of_the_command_line(devices, meant, service, monkeypatch):
+    asked = []
+    monkeypatch.setattr("hyperlane.node.start_serving", lambda config, *_, **__: asked.append(config) or service)
+    AutoDistributedModel.from_pretrained("smollm2-135m", devices=devices)
+    assert [config.devices for config in asked] == [meant]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": ["cuda:first"]}, "devices"),
+        ({"devices": ["cpu", "cpu"], "local_workers": 2}, "--devices is a worker for each device"),
+    ],
+)
+def test_devices_that_mean_nothing_or_too_much_are_refused(settings, message, tmp_path):
+    model = write_tiny_model(tmp_path / "tiny.gguf")
+    with pytest.raises(ConfigError, match=message):
+        AutoDistributedModel.from_pretrained(str(model), **settings)
 
 
 def test_generate_returns_a_string_with_usage_and_timings(model):
