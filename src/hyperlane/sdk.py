@@ -70,9 +70,10 @@ class AutoDistributedModel:
         With no workers named it runs on this machine and on those of its cluster that are found (`DiscoveryManager`).
 
         `model`: a name of the catalogue, hf.co/OWNER/REPO:QUANTISATION, a URL or a path. `workers`: control addresses,
-        HOST:PORT. `devices`: a local worker for each, as `--devices` of `hyperlane serve`: "all" GPUs, their numbers as in
-        [0, 2], or names as in ["cuda:0", "cpu"]; not beside `local_workers` or `device`. `report` is told how the load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as
-        `slots`, `context`, `replicas=2` or `spare=True`.
+        HOST:PORT. `devices`: a local worker for each, as `--devices` of `hyperlane serve`: "all" GPUs, their numbers as
+        in [0, 2], or names as in ["cuda:0", "cpu"]; not beside `local_workers` or `device`. `report` is told how the
+        load goes. `settings`: other fields of `hyperlane.config.ServeConfig`, as `slots`, `context`, `replicas=2` or
+        `spare=True`.
 
         Raises:
             UsageError: an unknown model or setting, or settings that exclude each other.
