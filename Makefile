@@ -23,7 +23,7 @@ SEED ?= 1
 HOURS ?= 1
 CODE := src tests examples benchmarks scripts
 
-.PHONY: fuzz help build wheel test-compiled run-example run-worker test test-unit test-slow test-lan chaos soak check lint format format-check types layers proto bench clean
+.PHONY: fuzz help build wheel test-webgpu test-compiled run-example run-worker test test-unit test-slow test-lan chaos soak check lint format format-check types layers proto bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -62,6 +62,11 @@ test-slow: build  ## the tests marked slow
 
 test-lan: build  ## machines on a LAN of network namespaces (Linux, root and iproute2; otherwise skipped)
 	$(BIN)/python -m pytest tests/lan $(ARGS)
+
+# HYPERLANE_TEST_NEEDS: what must be there, so that its tests fail rather than be skipped.
+test-webgpu: build  ## WebGPU's conformance suite, and CPU and WebGPU in one pipeline; on the processor where there is no card (Linux)
+	HYPERLANE_TEST_NEEDS=webgpu $(BIN)/python scripts/with_vulkan.py $(BIN)/python -m pytest -m "" tests/contract/test_engine_webgpu.py \
+		tests/slow/test_mixed_devices.py -k "not cuda" $(ARGS)
 
 chaos: build  ## faults of every kind under load (FAULTS=200 SEED=1; ARGS="--model smollm2-135m --wire int8")
 	$(BIN)/python benchmarks/chaos.py --faults $(FAULTS) --seed $(SEED) $(ARGS)

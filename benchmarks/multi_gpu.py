@@ -4,8 +4,9 @@
         [--prompt 4096] [--new 129] [--layers N] [--type Q4_0] [--repetitions 3] [--folder FOLDER] [--json FILE]
 
 Writes a file of the published shape with random weights (`--folder` keeps it), starts `hyperlane worker --devices`, and
-serves from it. Refuses with fewer than two GPUs; devices that are named are taken whatever they are, so that
-`--shape tiny --devices cpu,cpu` tries the benchmark itself. Prints, for each setup, medians of
+serves from it. Refuses with fewer than two GPUs; devices that are named are taken whatever they are: `--shape 135m
+--devices cpu,cpu` is its form for processors, and `--shape tiny` tries the benchmark itself. Prints, for each setup,
+medians of
 
 - the first token after `--prompt` tokens, and its rate; tokens/s of each number of streams;
 - efficiency at the most streams: tokens/s ÷ (devices × tokens/s of one device that has all layers);
@@ -42,9 +43,10 @@ LLAMA = TinyModel(heads=32, kv_heads=8, vocab=128_256, context=131_072, embeddin
 SHAPES = {
     "8b": dataclasses.replace(LLAMA, layers=32, hidden=4096, ffn=14336),
     "70b": dataclasses.replace(LLAMA, layers=80, hidden=8192, heads=64, ffn=28672),
+    "135m": dataclasses.replace(LLAMA, layers=30, hidden=576, heads=9, kv_heads=3, ffn=1536, vocab=49_152),
     "tiny": TinyModel(layers=8, context=2048),
 }
-"""Llama 3's published shapes, and one for trying this out."""
+"""Llama 3's published shapes, SmolLM2-135M's for processors, and one for trying this out."""
 
 READY = re.compile(r"worker \S+ is ready at (\S+) \(process")
 STREAM_PROMPT = 128

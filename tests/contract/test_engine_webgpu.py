@@ -1,6 +1,7 @@
 """The conformance suite on WebGPU, in float16 where the driver has it; and stages on WebGPU and CPU in one pipeline.
 
-Runs on a card, or with a Vulkan driver in software (`ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1`); skipped without either.
+Runs on a card, or with a Vulkan driver in software (`ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1`); skipped without either,
+unless `HYPERLANE_TEST_NEEDS` says webgpu: then it fails.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from hyperlane.testing.engines import ENGINE_CHECKS, EngineHarness, some_tokens
 from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
 
 os.environ.setdefault(onnx_webgpu.SOFTWARE, "1")
+NEEDED = "webgpu" in os.environ.get("HYPERLANE_TEST_NEEDS", "")
 pytestmark = pytest.mark.skipif(
-    onnx_webgpu.count() == 0, reason="no WebGPU: onnxruntime-ep-webgpu, libvulkan1 and a Vulkan driver are needed"
+    onnx_webgpu.count() == 0 and not NEEDED,
+    reason="no WebGPU: onnxruntime-ep-webgpu, libvulkan1 and a Vulkan driver are needed",
 )
 
 MODELS = {

@@ -32,6 +32,7 @@ TOP = 5
 READY_S = 120
 
 os.environ.setdefault(onnx_webgpu.SOFTWARE, "1")
+NEEDED = set(os.environ.get("HYPERLANE_TEST_NEEDS", "").split())
 HERE = {"cpu": 1, "cuda": device_count(), "webgpu": onnx_webgpu.count()}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -112,6 +113,7 @@ def check_alike(reference: Answer, other: Answer, where: str) -> int:
 def test_a_pipeline_over_several_kinds_of_devices_answers_as_the_cpu_does(devices, model, request, tmp_path):
     kinds = devices.split()
     if missing := [kind for kind in kinds if not HERE[kind]]:
+        assert not set(missing) & NEEDED, f"there must be a device of {' and '.join(missing)}"
         pytest.skip(f"no device of {' or '.join(missing)}")
     path = request.getfixturevalue(f"{model}_path")
     with start_serving(config.load(config.ServeConfig, model=str(path), local_workers=1, device="cpu", slots=4)) as cpu:
