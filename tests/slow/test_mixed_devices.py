@@ -1,4 +1,4 @@
-"""Real workers on a processor and on graphics cards in one pipeline, with a real model: greedy answers as the CPU's.
+"""Real workers on a processor and on graphics cards in one pipeline: greedy answers as the CPU's.
 
 Arithmetic differs between devices (int8 activations on the CPU, float16 on a card), so two likely tokens may change
 places: a different token is accepted only where the CPU's own log-probabilities of the two are nearer than `NEAR`.
@@ -22,6 +22,7 @@ from hyperlane.core import Address, GenerationRequest, SamplingParams, TextDelta
 from hyperlane.node import Serving, start_serving
 from hyperlane.stage import onnx_webgpu
 from hyperlane.stage.cuda import device_count
+from hyperlane.testing.tiny_models import TinyModel, write_tiny_model
 
 NEW_TOKENS = 48
 PROMPT_LENGTHS = (5, 17, 64, 129, 300)
@@ -108,7 +109,13 @@ def check_alike(reference: Answer, other: Answer, where: str) -> int:
     return NEW_TOKENS
 
 
-@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
+@pytest.fixture
+def tiny_path(tmp_path: Path) -> Path:
+    """What a driver in software computes in seconds."""
+    return write_tiny_model(tmp_path / "tiny.gguf", TinyModel(type="Q4_0", hidden=64, layers=4, context=512))
+
+
+@pytest.mark.parametrize("model", ["tiny", "smollm2", "gemma3"])
 @pytest.mark.parametrize("devices", ["cpu webgpu", "cpu cuda", "cpu cuda webgpu", "webgpu cuda cpu"])
 def test_a_pipeline_over_several_kinds_of_devices_answers_as_the_cpu_does(devices, model, request, tmp_path):
     kinds = devices.split()
