@@ -156,7 +156,7 @@ class Loop:
             ahead, self._ahead = self._ahead, None
             if ahead is not None and ahead.holds(self._lanes):
                 self._send(ahead.plan, ahead.rows)
-            while (plan := schedule(self._lanes, self._policy, self._costs.room)) is not None:
+            while (plan := schedule(self._lanes, self._policy, self._costs.room, self._costs.piece)) is not None:
                 self._send(plan)
             self._learn()
             self.publish()

@@ -78,6 +78,12 @@ class Policy:
 Room = Callable[[int, int, float], int]
 """Tokens of prompts in a frame beside streams: by its decode rows, a usual frame's, and how much more it may take."""
 
+Piece = Callable[[int, int, int, float], int]
+"""Tokens of prompts in a frame of their own beside streams, or 0 where they go with decode rows.
+
+By a usual frame's decode rows, groups of such rows, stages, and how much longer a round of the groups may take.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -141,6 +147,8 @@ class Lanes:
     freed: bool = field(default=False, init=False)
     """A slot became free since lanes were last admitted."""
     last_was_whole: bool = field(default=False, init=False)
+    since_prompt: int = field(default=0, init=False)
+    """Frames that left since the last one with a prompt's piece."""
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots))
@@ -177,6 +185,8 @@ class Lanes:
         self.flights.append(flight)
         self.bytes += plan.bytes
         self.last_was_whole = plan.whole_logits
+        has_prompt = any(share.start < self.running[share.lane].prompt for share in plan.shares)
+        self.since_prompt = 0 if has_prompt else self.since_prompt + 1
         return flight
 
     def arrive(self, step: int) -> Flight:
@@ -215,7 +225,9 @@ class Lanes:
             self.freed = True
 
 
-def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> StepPlan | None:
+def schedule(
+    lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30, piece: Piece = lambda *_: 0
+) -> StepPlan | None:
     """The next frame, or None when nothing can be sent before a frame comes back or a lane is admitted.
 
     - Decode rows of all lanes whose last token is known go together. They are split over `decode_groups` frames in
@@ -228,7 +240,7 @@ def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> S
       more prompts than streams are there, so that all have the same share. Every other frame starts with the
       oldest prompt, so that none starves, the others with the one that has least left, so that a short one does not
       wait for a long one. Chunks of one prompt follow each other without waiting. Decode rows leave room for one
-      chunk.
+      chunk. Where a `piece` has a frame of its own, one leaves for each time that every group of decode rows left.
     - Rows that want whole logits make a frame of their own, at most every other one while there are other rows.
     """
     if len(lanes.flights) >= policy.max_frames:
@@ -236,24 +248,47 @@ def schedule(lanes: Lanes, policy: Policy, room: Room = lambda *_: 1 << 30) -> S
     ready = [lane for lane in lanes.running.values() if lane.length > lane.sent]
     whole = [lane for lane in ready if lane.whole and lane.wants(lane.sent + policy.next_count(lane))]
     if not whole:
-        return _plan_rows(lanes, policy, ready, room)
+        return _plan_rows(lanes, policy, ready, room, piece)
     others = [lane for lane in ready if lane not in whole]
     if lanes.last_was_whole:
-        return _plan_rows(lanes, policy, others, room) or _fill(lanes, policy, (), _by_wait(whole), whole_logits=True)
-    return _fill(lanes, policy, (), _by_wait(whole), whole_logits=True) or _plan_rows(lanes, policy, others, room)
+        return _plan_rows(lanes, policy, others, room, piece) or _fill(
+            lanes, policy, (), _by_wait(whole), whole_logits=True
+        )
+    return _fill(lanes, policy, (), _by_wait(whole), whole_logits=True) or _plan_rows(
+        lanes, policy, others, room, piece
+    )
 
 
-def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane], room: Room) -> StepPlan | None:
+def _plan_rows(lanes: Lanes, policy: Policy, ready: Sequence[Lane], room: Room, piece: Piece) -> StepPlan | None:
     streams = len(_streams(lanes))
     groups = max(1, min(policy.decode_groups, streams // policy.min_group_rows))
     decodes = _decodes(lanes, ready, policy, groups)
     prompts = _in_turn([lane for lane in ready if lane.sent < lane.prompt], lanes.steps)
     if not (prompts and streams):
         return _fill(lanes, policy, decodes, prompts, whole_logits=False)
+    usual, share = -(-streams // groups), max(1.0, len(prompts) / streams)
+    if tokens := piece(usual, groups, policy.frames_beside, share):
+        return _apart(lanes, policy, decodes, prompts, groups, tokens)
     if len(lanes.flights) >= policy.frames_beside:
         return None
-    tokens = room(len(decodes), -(-streams // groups), max(1.0, len(prompts) / streams))
+    tokens = room(len(decodes), usual, share)
     return _fill(lanes, policy, decodes, prompts, whole_logits=False, prompt_tokens=tokens)
+
+
+def _apart(  # noqa: PLR0917
+    lanes: Lanes,
+    policy: Policy,
+    decodes: Sequence[tuple[Lane, int]],
+    prompts: Sequence[Lane],
+    groups: int,
+    tokens: int,
+) -> StepPlan | None:
+    """Rows first, and a prompt's piece once all groups had their turn; answers that are replayed do not hold it up."""
+    rows = _fill(lanes, policy, decodes, (), whole_logits=False)
+    is_turn = lanes.since_prompt >= groups or not any(flight.plan.decode_rows for flight in lanes.flights)
+    if (rows is not None and lanes.since_prompt < 2 * groups) or not is_turn:
+        return rows
+    return _fill(lanes, policy, (), prompts, whole_logits=False, prompt_tokens=tokens) or rows
 
 
 def _streams(lanes: Lanes) -> list[Lane]:

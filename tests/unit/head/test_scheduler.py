@@ -121,6 +121,36 @@ def test_room_is_asked_for_by_rows_usual_rows_and_how_much_more_time_there_is():
     assert asked == [(2, 2, 1.0), (2, 2, 1.0), (0, 2, 1.0)]
 
 
+def test_a_piece_in_a_frame_of_its_own_leaves_once_for_each_time_that_all_groups_left():
+    lanes = decoding(4)
+    lanes.waiting.append(lane(8, 100))
+    lanes.admit()
+    policy = Policy(max_frames=6, frames_beside=2, decode_groups=2)
+    left = []
+    for _ in range(6):
+        while (plan := schedule(lanes, policy, piece=lambda *_: 5)) is not None:
+            lanes.depart(plan)
+            left.append(tuple(share.count for share in plan.shares))
+        flight = lanes.arrive(lanes.flights[0].step)
+        for share in flight.plan.shares:
+            if share.wanted:
+                lanes.grow(lanes.running[share.lane], whole=False)
+    assert left[:6] == [(1, 1), (1, 1), (5,), (1, 1), (1, 1), (5,)]
+
+
+def test_answers_that_are_replayed_do_not_hold_up_pieces_in_frames_of_their_own():
+    lanes = decoding(1)
+    lanes.waiting.extend([Lane(7, 10, 400, sent=10), lane(8, 100)])
+    lanes.admit()
+    policy = Policy(max_frames=100, frames_beside=2, decode_groups=1)
+    prompts = 0
+    for _ in range(12):
+        plan = schedule(lanes, policy, piece=lambda *_: 5)
+        prompts += any(share.lane == 8 for share in plan.shares)
+        lanes.depart(plan)
+    assert prompts >= 3
+
+
 def test_a_batch_is_split_over_the_stages_only_when_groups_keep_their_rows():
     policy = Policy(max_frames=8, decode_groups=2, min_group_rows=2)
     assert [len(plan.shares) for plan in send_all(decoding(3), policy)] == [3]
