@@ -19,6 +19,9 @@ PROBE = "from hyperlane.stage import onnx_webgpu; raise SystemExit(onnx_webgpu.c
 PROBE_S, FETCH_S = 120, 300
 FOLDER = Path(sys.prefix) / "vulkan"
 PACKAGE, WANTED = "chromium-common", "*vk_swiftshader*"
+DOWNLOAD = f"apt-get download -q {PACKAGE} || {{ apt-get update -q && apt-get download -q {PACKAGE}; }}"
+"""A bare machine has no list of packages yet."""
+
 SYSTEM = Path("/usr/share/vulkan/icd.d")
 
 
@@ -58,8 +61,8 @@ def fetched() -> list[Path]:
     """SwiftShader from Debian's package of Chromium; nothing where there is none, or no apt."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        for words in (["apt-get", "download", "-q", PACKAGE], ["sh", "-c", unpack()]):
-            subprocess.run(words, cwd=FOLDER, check=True, timeout=FETCH_S, capture_output=True)
+        for line in (DOWNLOAD, unpack()):
+            subprocess.run(["sh", "-c", line], cwd=FOLDER, check=True, timeout=FETCH_S, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
         print(f"SwiftShader could not be fetched: {error}", file=sys.stderr)
     return sorted(FOLDER.rglob("*swiftshader*.json"))
